@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx import TensorProto, TypeProto, defs, helper, shape_inference
 
@@ -67,6 +66,9 @@ class GraphBuilder:
                 todo="report this",
             )
         self._taken.add(name)
+        return self._store(name, array)
+
+    def _store(self, name: str, array: np.ndarray) -> ir.Value:
         value = ir.Value(
             name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             shape=ir.Shape(list(array.shape)), const_value=ir.tensor(array, name=name),
@@ -82,7 +84,7 @@ class GraphBuilder:
         data = np.asarray(array, dtype=dtype)
         key = (data.dtype.str, data.shape, data.tobytes())
         if key not in self._constants:
-            self._constants[key] = self.initializer(self.unique("const"), data)
+            self._constants[key] = self._store(self.unique("const"), data)
         return self._constants[key]
 
     def op(self, op_type: str, *inputs: ir.Value | None, name: str | None = None,
@@ -220,5 +222,5 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 __all__ = [
     "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET", "GraphBuilder", "dtype_of",
-    "infer_outputs", "model_of", "module_of", "nbytes_of", "onnx", "shape_of",
+    "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]
