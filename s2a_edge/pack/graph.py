@@ -42,7 +42,10 @@ class GraphBuilder:
         self._prefix = prefix
         self._taken: set[str] = set(taken)
         self._counts: dict[str, int] = {}
+        # Both are stamped on what is added next: the module it serves, and the memory kind
+        # (spec.memory_plan) of its outputs.
         self.module = ""
+        self.kind = "working"
 
     def unique(self, base: str) -> str:
         """A name not handed out before, made from ``base``."""
@@ -109,6 +112,7 @@ class GraphBuilder:
             node.metadata_props[MODULE_KEY] = self.module
         for value in node.outputs:
             value.name = self.unique(base)
+            value.metadata_props[KIND_KEY] = self.kind
         infer_outputs(node)
         self.nodes.append(node)
         return tuple(node.outputs)

@@ -1,0 +1,26 @@
+"""All differentiation rules, by operator. Adding one = one rule and one row of samples."""
+
+from __future__ import annotations
+
+from s2a_edge.pack.ops import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    reduction,
+    shaping,
+)
+from s2a_edge.pack.rule import Rule
+
+RULES: dict[tuple[str, str], Rule] = {
+    **linear.RULES,
+    **elementwise.RULES,
+    **activation.RULES,
+    **normalization.RULES,
+    **shaping.RULES,
+    **reduction.RULES,
+    **convolution.RULES,
+    **pooling.RULES,
+}

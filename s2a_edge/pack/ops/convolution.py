@@ -1,0 +1,124 @@
+"""Convolution. With a frozen kernel the backward needs the kernel alone.
+
+Letters: N batch, C in-channels, M out-channels, H W in, P Q out, K kernel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import MICROSOFT, shape_of
+from s2a_edge.pack.rule import (
+    Backward,
+    Forward,
+    Gradients,
+    Rule,
+    int_attribute,
+    ints_attribute,
+
+    reshape,
+
+)
+from s2a_edge.spec.errors import UnsupportedOperatorError
+
+
+def _conv_forward(f: Forward) -> tuple[ir.Value, ...]:
+    if f.needs[1]:
+        raise UnsupportedOperatorError(
+            where=f"Conv {f.node.name}", expected="a frozen kernel",
+            got="a trainable one", todo="leave convolution kernels out of the trainables")
+    return f.emit()
+
+
+def conv_pads(node: ir.Node, in_shape: tuple[int, ...], kernel: tuple[int, ...],
+              out_shape: tuple[int, ...]) -> list[int]:
+    """Explicit padding [begin.., end..] of a Conv or pooling node, auto_pad resolved."""
+    spatial = len(kernel)
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "VALID"):
+        return ints_attribute(node, "pads", [0] * 2 * spatial) if auto == "NOTSET" \
+            else [0] * 2 * spatial
+    strides = ints_attribute(node, "strides", [1] * spatial)
+    dilations = ints_attribute(node, "dilations", [1] * spatial)
+    begin, end = [], []
+    for i in range(spatial):
+        reach = (kernel[i] - 1) * dilations[i] + 1
+        total = max((out_shape[2 + i] - 1) * strides[i] + reach - in_shape[2 + i], 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if auto == "SAME_UPPER" else large)
+        end.append(large if auto == "SAME_UPPER" else small)
+    return begin + end
+
+
+def _input_gradient(b: Backward) -> ir.Value:
+    g, dy, w = b.g, b.dy, b.weight(1)
+    w_shape, x_shape = b.shape(1), b.shape(0)
+    spatial = len(w_shape) - 2
+    strides = ints_attribute(b.node, "strides", [1] * spatial)
+    dilations = ints_attribute(b.node, "dilations", [1] * spatial)
+    pads = conv_pads(b.node, x_shape, w_shape[2:], b.out_shape())
+    group = int_attribute(b.node, "group", 1)
+    if group == 1 and math.prod(w_shape[2:]) == 1 and not any(pads) and set(strides) == {1}:
+        # 1x1: dX[n] = Wᵀ dY[n], a product that needs no column buffer.
+        matrix = reshape(g, w, w_shape[:2])
+        columns = reshape(g, dy, (*shape_of(dy)[:2], math.prod(shape_of(dy)[2:])))
+        dx = g.op("FusedMatMul", matrix, columns, domain=MICROSOFT, transA=1)
+        return reshape(g, dx, x_shape)
+    # What the strides left over at the far edge comes back as output padding.
+    extra = [x_shape[2 + i] - (strides[i] * (shape_of(dy)[2 + i] - 1)
+                               + (w_shape[2 + i] - 1) * dilations[i] + 1
+                               - pads[i] - pads[spatial + i]) for i in range(spatial)]
+    return g.op("ConvTranspose", dy, w, strides=strides, dilations=dilations, pads=pads,
+                group=group, output_padding=extra if any(extra) else None)
+
+
+def _conv_backward(b: Backward) -> Gradients:
+    grads: list[ir.Value | None] = [None] * len(b.needs)
+    if len(b.needs) > 2 and b.needs[2]:
+        axes = [0, *range(2, len(b.out_shape()))]
+        grads[2] = b.g.op("ReduceSum", b.dy, b.g.constant(axes), keepdims=0)
+    if b.needs[0]:
+        grads[0] = _input_gradient(b)
+    return grads
+
+
+def _batch_norm_backward(b: Backward) -> Gradients:
+    # Frozen: y = (x - m) γ/σ + β is affine, dx = dy γ/σ.
+    g = b.g
+    grads: list[ir.Value | None] = [None] * len(b.needs)
+    if b.needs[2]:
+        axes = [0, *range(2, len(b.shape(0)))]
+        grads[2] = g.op("ReduceSum", b.dy, g.constant(axes), keepdims=0)
+    if b.needs[0]:
+        epsilon = b.node.attributes.get_float("epsilon", 1e-5)
+        slope = b.constant(1) / (b.constant(4) + epsilon) ** 0.5
+        shape = (-1, *[1] * (len(b.shape(0)) - 2))
+        grads[0] = g.op("Mul", b.dy, g.constant(
+            slope.reshape(shape).astype(b.constant(1).dtype)))
+    return grads
+
+
+def _conv_transpose_backward(b: Backward) -> Gradients:
+    # The adjoint of ConvTranspose is Conv with the same kernel.
+    grads: list[ir.Value | None] = [None] * len(b.needs)
+    if len(b.needs) > 2 and b.needs[2]:
+        axes = [0, *range(2, len(b.out_shape()))]
+        grads[2] = b.g.op("ReduceSum", b.dy, b.g.constant(axes), keepdims=0)
+    if b.needs[0]:
+        spatial = len(b.shape(1)) - 2
+        dx = b.g.op("Conv", b.dy, b.weight(1),
+                    strides=ints_attribute(b.node, "strides", [1] * spatial),
+                    dilations=ints_attribute(b.node, "dilations", [1] * spatial),
+                    pads=ints_attribute(b.node, "pads", [0] * 2 * spatial),
+                    group=int_attribute(b.node, "group", 1))
+        grads[0] = dx
+    return grads
+
+
+RULES = {
+    ("", "Conv"): Rule(_conv_backward, _conv_forward),
+    ("", "ConvTranspose"): Rule(_conv_transpose_backward, _conv_forward),
+    ("", "BatchNormalization"): Rule(_batch_norm_backward),
+}

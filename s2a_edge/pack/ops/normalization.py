@@ -1,0 +1,70 @@
+"""Layer normalization and softmax: both are computed back from their own output."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, sum_to
+
+
+def _layer_norm_forward(f: Forward) -> tuple[ir.Value, ...]:
+    # The scale is applied apart, so that the normalized values exist by themselves: they are
+    # what the backward needs, and x = y / scale would fail where a scale is near zero.
+    g, x = f.g, f.x()
+    axis = int_attribute(f.node, "axis", -1)
+    width = shape_of(x)[axis:]
+    ones = g.constant(np.ones(width, x.dtype.numpy() if x.dtype else np.float32))
+    x_hat, _, inverse_deviation = g.multi(
+        "LayerNormalization", [x, ones], 3, axis=axis,
+        epsilon=f.node.attributes.get_float("epsilon", 1e-5))
+    if f.needs[0]:
+        f.save("x_hat", x_hat, "normalized")
+        f.save("inverse_deviation", inverse_deviation, "exact")
+    elif f.needs[1]:
+        f.save("x_hat", x_hat, "normalized")
+    y = g.op("Mul", x_hat, f.x(1))
+    if len(f.inputs) > 2 and f.inputs[2] is not None:
+        y = g.op("Add", y, f.x(2))
+    return (f.rename(y),)
+
+
+def _layer_norm_backward(b: Backward) -> Gradients:
+    # y = x̂ γ + β, u = dy γ:  dx = (u - mean(u) - x̂ mean(u x̂)) / σ   (arXiv 1607.06450)
+    g, dy = b.g, b.dy
+    axis = int_attribute(b.node, "axis", -1) % len(b.shape(0))
+    axes = g.constant(list(range(axis, len(b.shape(0)))))
+    grads: list[ir.Value | None] = [None] * len(b.needs)
+    if len(b.needs) > 2 and b.needs[2]:
+        grads[2] = sum_to(g, dy, b.shape(2))
+    if b.needs[1]:
+        grads[1] = sum_to(g, g.op("Mul", dy, b.saved("x_hat")), b.shape(1))
+    if b.needs[0]:
+        u = g.op("Mul", dy, b.weight(1))
+        x_hat = b.saved("x_hat")
+        along = g.op("ReduceMean", g.op("Mul", u, x_hat), axes, keepdims=1)
+        centred = g.op("Sub", u, g.op("ReduceMean", u, axes, keepdims=1))
+        rest = g.op("Sub", centred, g.op("Mul", x_hat, along))
+        grads[0] = g.op("Mul", rest, b.saved("inverse_deviation"))
+    return grads
+
+
+def _softmax_forward(f: Forward) -> tuple[ir.Value, ...]:
+    outputs = f.emit()
+    f.save("p", outputs[0], "probability")
+    return outputs
+
+
+def _softmax_backward(b: Backward) -> Gradients:
+    # dx = p (dy - Σ dy p)
+    g, p = b.g, b.saved("p")
+    axis = int_attribute(b.node, "axis", -1)
+    total = g.op("ReduceSum", g.op("Mul", b.dy, p), g.constant([axis]), keepdims=1)
+    return [g.op("Mul", g.op("Sub", b.dy, total), p)]
+
+
+RULES = {
+    ("", "LayerNormalization"): Rule(_layer_norm_backward, _layer_norm_forward),
+    ("", "Softmax"): Rule(_softmax_backward, _softmax_forward),
+}

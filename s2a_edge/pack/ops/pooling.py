@@ -1,0 +1,142 @@
+"""Pooling. Max-pool keeps the index inside the window (2-4 bits, exact), average-pool nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.ops.convolution import conv_pads
+from s2a_edge.pack.ops.shaping import pad
+from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, ints_attribute
+
+# Below any float32 that a network produces, yet finite: padding that never wins a maximum.
+_LOWEST = -3.0e38
+
+
+def _window(node: ir.Node, in_shape: tuple[int, ...], out_shape: tuple[int, ...],
+            ) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Kernel, strides, begin pads and the end pads that the windows really reach."""
+    kernel = ints_attribute(node, "kernel_shape", [])
+    strides = ints_attribute(node, "strides", [1] * len(kernel))
+    pads = conv_pads(node, in_shape, tuple(kernel), out_shape)
+    begin = pads[: len(kernel)]
+    # ceil_mode may let the last window reach further than the declared padding.
+    end = [max((out_shape[2 + i] - 1) * strides[i] + kernel[i] - begin[i] - in_shape[2 + i], 0)
+           for i in range(len(kernel))]
+    return kernel, strides, begin, end
+
+
+def _max_pool_forward(f: Forward) -> tuple[ir.Value, ...]:
+    g, x = f.g, f.x()
+    outputs = f.emit()
+    y = outputs[0]
+    kernel, strides, begin, end = _window(f.node, shape_of(x), shape_of(y))
+    padded = x
+    if any(begin) or any(end):
+        padded = g.op("Pad", x, g.constant([0, 0, *begin, 0, 0, *end]), g.constant(_LOWEST))
+    out = shape_of(y)[2:]
+    axes = g.constant(list(range(2, 2 + len(kernel))))
+    steps = g.constant(strides)
+    # From the last offset to the first, so that ties go to the first, as PyTorch's do.
+    index: ir.Value | None = None
+    for number, offset in reversed(list(enumerate(np.ndindex(*kernel)))):
+        stops = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]
+        shifted = g.op("Slice", padded, g.constant(list(offset)), g.constant(stops), axes, steps)
+        here = g.constant(float(number))
+        # Whatever matches no earlier offset must be at the last one.
+        index = g.op("Where", g.op("Equal", shifted, y), here, here if index is None else index)
+    assert index is not None
+    f.save("index", index, f"index:{math.prod(kernel)}")
+    return outputs
+
+
+def _max_pool_backward(b: Backward) -> Gradients:
+    """Each output's gradient goes to the place its index names.
+
+    Input positions fall into stride-many phases per axis; within one phase the windows' offsets
+    are whole steps, so a phase is a sum of shifted maps of the output's size. The phases are then
+    interleaved with one reshape and transpose.
+    """
+    g, index = b.g, b.saved("index")
+    kernel, strides, begin, _ = _window(b.node, b.shape(0), b.out_shape())
+    n, c = b.shape(0)[:2]
+    out = b.out_shape()[2:]
+    reach = [-(-k // s) - 1 for k, s in zip(kernel, strides, strict=True)]
+    phases = [_phase(b, index, phase, kernel, strides, reach) for phase in np.ndindex(*strides)]
+    size = [o + r for o, r in zip(out, reach, strict=True)]
+    spatial = len(kernel)
+    stacked = phases[0] if len(phases) == 1 else g.op("Concat", *phases, axis=1)
+    wide = g.op("Reshape", stacked, g.constant([n, *strides, c, *size]))
+    perm = [0, 1 + spatial]
+    for i in range(spatial):
+        perm += [2 + spatial + i, 1 + i]
+    full = [d * s for d, s in zip(size, strides, strict=True)]
+    dx = g.op("Reshape", g.op("Transpose", wide, perm=perm), g.constant([n, c, *full]))
+    return [_crop(b, dx, begin, full)]
+
+
+def _phase(b: Backward, index: ir.Value, phase: tuple[int, ...], kernel: list[int],
+           strides: list[int], reach: list[int]) -> ir.Value:
+    g = b.g
+    total: ir.Value | None = None
+    for number, offset in enumerate(np.ndindex(*kernel)):
+        if any(o % s != p for o, s, p in zip(offset, strides, phase, strict=True)):
+            continue
+        hit = g.op("Cast", g.op("Equal", index, g.constant(float(number))), to=1)
+        part = g.op("Mul", hit, b.dy)
+        shift = [o // s for o, s in zip(offset, strides, strict=True)]
+        part = pad(g, part, [0, 0, *shift],
+                   [0, 0, *[r - k for r, k in zip(reach, shift, strict=True)]])
+        total = part if total is None else g.op("Add", total, part)
+    if total is None:  # a stride larger than the kernel leaves places that no window sees
+        shape = [*b.out_shape()[:2], *[o + r for o, r in zip(b.out_shape()[2:], reach,
+                                                             strict=True)]]
+        total = g.op("Expand", g.constant(0.0), g.constant(shape))
+    return total
+
+
+def _crop(b: Backward, dx: ir.Value, begin: list[int], full: list[int]) -> ir.Value:
+    want = b.shape(0)[2:]
+    after = [max(p + w - f, 0) for p, w, f in zip(begin, want, full, strict=True)]
+    dx = pad(b.g, dx, [0] * (2 + len(want)), [0, 0, *after])
+    if not any(begin) and list(shape_of(dx)[2:]) == list(want):
+        return dx
+    stops = [p + w for p, w in zip(begin, want, strict=True)]
+    return b.g.op("Slice", dx, b.g.constant(begin), b.g.constant(stops),
+                  b.g.constant(list(range(2, 2 + len(want)))))
+
+
+def _average_pool_backward(b: Backward) -> Gradients:
+    # Every place of a window gets dy / count: a depthwise ConvTranspose with ones.
+    g = b.g
+    kernel, strides, begin, end = _window(b.node, b.shape(0), b.out_shape())
+    c = b.shape(0)[1]
+    if int_attribute(b.node, "count_include_pad", 0):
+        scaled = g.op("Mul", b.dy, g.constant(1.0 / math.prod(kernel)))
+    else:
+        scaled = g.op("Mul", b.dy, g.constant(_counts(b, kernel, strides, begin)))
+    want = b.shape(0)[2:]
+    extra = [want[i] + begin[i] + end[i] - (strides[i] * (b.out_shape()[2 + i] - 1) + kernel[i])
+             for i in range(len(kernel))]
+    ones = g.constant(np.ones((c, 1, *kernel), np.float32))
+    return [g.op("ConvTranspose", scaled, ones, strides=strides, pads=[*begin, *end], group=c,
+                 output_padding=extra if any(extra) else None)]
+
+
+def _counts(b: Backward, kernel: list[int], strides: list[int], begin: list[int]) -> np.ndarray:
+    """1 / (number of real positions) of each window: [1, 1, P, Q] float32."""
+    total = np.ones((1, 1), np.float64)
+    for i, size in enumerate(b.shape(0)[2:]):
+        starts = np.arange(b.out_shape()[2 + i]) * strides[i] - begin[i]
+        seen = np.minimum(starts + kernel[i], size) - np.maximum(starts, 0)
+        total = np.multiply.outer(total, seen) if i else total[..., None] * seen
+    return (1.0 / total).astype(np.float32)
+
+
+RULES = {
+    ("", "MaxPool"): Rule(_max_pool_backward, _max_pool_forward),
+    ("", "AveragePool"): Rule(_average_pool_backward),
+}

@@ -1,0 +1,149 @@
+"""Operators that only move values: their backward moves them back, and nothing is saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.rule import (
+    Backward,
+    Gradients,
+    Rule,
+    int_attribute,
+    ints_attribute,
+    reshape,
+    sum_to,
+)
+
+
+def zeros(g: GraphBuilder, shape: tuple[int, ...], like: ir.Value) -> ir.Value:
+    """A zero tensor, expanded from one scalar at run time (a constant would be a weight)."""
+    scalar = g.constant(np.zeros((), like.dtype.numpy() if like.dtype else np.float32))
+    return g.op("Expand", scalar, g.constant(list(shape)))
+
+
+def pad(g: GraphBuilder, value: ir.Value, before: list[int], after: list[int]) -> ir.Value:
+    """Zero padding per axis."""
+    if not any(before) and not any(after):
+        return value
+    zero = g.constant(np.zeros((), value.dtype.numpy() if value.dtype else np.float32))
+    return g.op("Pad", value, g.constant([*before, *after]), zero, mode="constant")
+
+
+def _like_input(b: Backward) -> Gradients:
+    return [reshape(b.g, b.dy, b.shape(0)), *[None] * (len(b.needs) - 1)]
+
+
+def _transpose(b: Backward) -> Gradients:
+    rank = len(b.shape(0))
+    perm = ints_attribute(b.node, "perm", list(range(rank))[::-1])
+    return [b.g.op("Transpose", b.dy, perm=[int(i) for i in np.argsort(perm)])]
+
+
+def _expand(b: Backward) -> Gradients:
+    return [sum_to(b.g, b.dy, b.shape(0)), None]
+
+
+def _concat(b: Backward) -> Gradients:
+    axis = int_attribute(b.node, "axis", 0) % len(b.out_shape())
+    grads: list[ir.Value | None] = []
+    start = 0
+    for index, need in enumerate(b.needs):
+        stop = start + b.shape(index)[axis]
+        grads.append(b.g.op("Slice", b.dy, b.g.constant([start]), b.g.constant([stop]),
+                            b.g.constant([axis])) if need else None)
+        start = stop
+    return grads
+
+
+def _split(b: Backward) -> Gradients:
+    like = next(dy for dy in b.dys if dy is not None)
+    parts = [zeros(b.g, b.out_shape(i), like) if dy is None else dy
+             for i, dy in enumerate(b.dys)]
+    return [b.g.op("Concat", *parts, axis=int_attribute(b.node, "axis", 0)),
+            *[None] * (len(b.needs) - 1)]
+
+
+def _slice(b: Backward) -> Gradients:
+    shape = b.shape(0)
+    starts, stops = b.constant(1), b.constant(2)
+    axes = b.constant(3) if len(b.node.inputs) > 3 and b.node.inputs[3] is not None \
+        else np.arange(len(starts))
+    steps = b.constant(4) if len(b.node.inputs) > 4 and b.node.inputs[4] is not None \
+        else np.ones(len(starts), np.int64)
+    dy = b.dy
+    before, after = [0] * len(shape), [0] * len(shape)
+    for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
+        axis = int(axis) % len(shape)
+        picked = range(shape[axis])[slice(int(start), int(stop), int(step))]
+        if step != 1:
+            dy = _spread(b.g, dy, axis, int(step))
+            if step < 0:
+                picked = picked[::-1]
+        before[axis] = picked[0]
+        after[axis] = shape[axis] - 1 - picked[-1]
+    return [pad(b.g, dy, before, after), *[None] * (len(b.needs) - 1)]
+
+
+def _spread(g: GraphBuilder, value: ir.Value, axis: int, step: int) -> ir.Value:
+    """Puts step-1 zeros between the entries of ``axis`` (reversing it for a negative step)."""
+    if step < 0:
+        value = g.op("Slice", value, g.constant([-1]), g.constant([-(2**62)]),
+                     g.constant([axis]), g.constant([-1]))
+    stride = abs(step)
+    if stride == 1:
+        return value
+    shape = list(shape_of(value))
+    wide = reshape(g, value, [*shape[: axis + 1], 1, *shape[axis + 1:]])
+    after = [0] * (len(shape) + 1)
+    after[axis + 1] = stride - 1
+    wide = pad(g, wide, [0] * (len(shape) + 1), after)
+    shape[axis] *= stride
+    flat = reshape(g, wide, shape)
+    return g.op("Slice", flat, g.constant([0]), g.constant([shape[axis] - stride + 1]),
+                g.constant([axis]))
+
+
+def _gather(b: Backward) -> Gradients:
+    shape = b.shape(0)
+    axis = int_attribute(b.node, "axis", 0) % len(shape)
+    indices = b.constant(1).astype(np.int64)
+    flat = indices.reshape(-1) % shape[axis]
+    dy = reshape(b.g, b.dy, (*shape[:axis], flat.size, *shape[axis + 1:]))
+    if np.array_equal(flat, np.arange(flat[0], flat[0] + flat.size)):
+        before, after = [0] * len(shape), [0] * len(shape)
+        before[axis], after[axis] = int(flat[0]), int(shape[axis] - 1 - flat[-1])
+        return [pad(b.g, dy, before, after), None]
+    # Any other constant index: a 0/1 matrix adds each picked row to the place it came from.
+    one_hot = np.zeros((shape[axis], flat.size), dy.dtype.numpy() if dy.dtype else np.float32)
+    one_hot[flat, np.arange(flat.size)] = 1
+    inner = int(np.prod(shape[axis + 1:], dtype=np.int64))
+    rows = reshape(b.g, dy, (*shape[:axis], flat.size, inner))
+    return [reshape(b.g, b.g.op("MatMul", b.g.constant(one_hot), rows), shape), None]
+
+
+def _pad(b: Backward) -> Gradients:
+    shape = b.shape(0)
+    pads = b.constant(1)
+    axes = [int(a) % len(shape) for a in b.constant(3)] \
+        if len(b.node.inputs) > 3 and b.node.inputs[3] is not None else list(range(len(shape)))
+    before = [max(int(p), 0) for p in pads[: len(axes)]]
+    stops = [start + shape[axis] for start, axis in zip(before, axes, strict=True)]
+    dx = b.g.op("Slice", b.dy, b.g.constant(before), b.g.constant(stops), b.g.constant(axes))
+    return [dx, *[None] * (len(b.needs) - 1)]
+
+
+RULES = {
+    ("", "Reshape"): Rule(_like_input),
+    ("", "Flatten"): Rule(_like_input),
+    ("", "Squeeze"): Rule(_like_input),
+    ("", "Unsqueeze"): Rule(_like_input),
+    ("", "Transpose"): Rule(_transpose),
+    ("", "Expand"): Rule(_expand),
+    ("", "Concat"): Rule(_concat),
+    ("", "Split"): Rule(_split),
+    ("", "Slice"): Rule(_slice),
+    ("", "Gather"): Rule(_gather),
+    ("", "Pad"): Rule(_pad),
+}
