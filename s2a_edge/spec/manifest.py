@@ -1,0 +1,287 @@
+"""``manifest.json``: what a bundle is, as frozen dataclasses.
+
+The classes are the schema (:mod:`s2a_edge.spec.strict_json`); what no single field can say is
+checked in :mod:`s2a_edge.spec.manifest_checks`. A manifest that cannot be read is never written:
+:meth:`Manifest.to_json` applies the reader's own checks.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from s2a_edge.spec import strict_json
+from s2a_edge.spec.manifest_checks import WEIGHTS_ALIGNMENT_BYTES, check_consistency
+from s2a_edge.spec.memory_plan import MAX_BYTES, ByteCount, Evidence, MemoryPlan, Name
+from s2a_edge.spec.strict_json import Length, Matches, Span, refuse
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "s2a-bundle"
+FORMAT_VERSION = 1
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_ENTRIES = 65_536  # trainables, saved values, weights, labels: each
+MAX_GRAPHS = 64
+MAX_RANK = 8
+MAX_DIM = 2**31 - 1
+MAX_BATCH = 65_536
+MAX_TEXT_CHARS = 4096
+
+Text = Annotated[str, Length(0, MAX_TEXT_CHARS)]
+Dim = Annotated[int, Span(1, MAX_DIM)]
+Shape = Annotated[tuple[Dim, ...], Length(0, MAX_RANK)]
+Batch = Annotated[int, Span(1, MAX_BATCH)]
+FileName = Annotated[
+    str, Matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", "a plain file name, no folder")
+]
+Real = Annotated[float, Span(-1e30, 1e30)]
+Positive = Annotated[float, Span(1e-30, 1e30)]
+WeightDType = Literal["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"]
+InputDType = Literal["float32", "int64", "int32"]
+TrainableKind = Literal["bias", "norm_bias", "head_weight", "head_bias"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the backbone came from."""
+
+    kind: Literal["onnx", "timm", "hf", "factory"]
+    name: Text
+    weights: Text | None
+    features: Text | None
+    pool: Text | None
+    opset: Annotated[int, Span(1, 1000)]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One data input of the graphs; ``shape`` is without the batch."""
+
+    name: Name
+    dtype: InputDType
+    shape: Shape
+    kind: Literal["image", "tensor"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes an input: resize, crop, ``(pixel * scale - mean) / std``.
+
+    Attributes:
+        size: height and width of the input, in pixels.
+        scale: factor on 0..255 pixels before ``mean`` and ``std``.
+        mean: per channel, in the order of ``channels``.
+        std: per channel, in the order of ``channels``.
+        crop_pct: side of the centre crop as a share of the resized image, 0..1.
+    """
+
+    kind: Literal["image"]
+    size: tuple[Annotated[int, Span(1, 65_536)], Annotated[int, Span(1, 65_536)]]
+    layout: Literal["NCHW", "NHWC"]
+    channels: Literal["RGB", "BGR"]
+    scale: Positive
+    mean: tuple[Real, Real, Real]
+    std: tuple[Positive, Positive, Positive]
+    interpolation: Literal["bilinear", "bicubic"]
+    crop_pct: Annotated[float, Span(0.01, 1)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: soft-label cross-entropy over ``classes``."""
+
+    loss: Literal["cross_entropy"]
+    classes: Annotated[int, Span(1, MAX_ENTRIES)]
+    labels: Annotated[tuple[Annotated[str, Length(1, MAX_TEXT_CHARS)], ...], Length(0, MAX_ENTRIES)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it was packed; ``effective_batch`` is the sum of its micro-batches."""
+
+    adapters: Annotated[tuple[Name, ...], Length(0, 64)]
+    bits: Annotated[int, Span(1, 32)]
+    attention: Literal["store", "recompute"]
+    optimizer: Literal["adamw", "sgd"]
+    effective_batch: Batch
+    micro_batches: Annotated[tuple[Batch, ...], Length(1, MAX_GRAPHS)]
+    device: Text | None
+    seed: Annotated[int, Span(0, 2**63 - 1)]
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A tensor that training changes; always float32."""
+
+    name: Name
+    shape: Shape
+    kind: TrainableKind
+    module: Text
+    decay: bool
+    size_bytes: ByteCount
+
+
+@dataclass(frozen=True)
+class SavedValue:
+    """A value that the forward keeps for the backward, in the largest micro-batch graph."""
+
+    value: Name
+    module: Text
+    kind: Name
+    codec: Name
+    bits: Annotated[float, Span(0, 64)]
+    shape: Shape
+    stored_bytes: ByteCount
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """A frozen tensor in ``weights.bin``, little-endian, row-major, at a page boundary."""
+
+    name: Name
+    dtype: WeightDType
+    shape: Annotated[tuple[Annotated[int, Span(0, MAX_DIM)], ...], Length(0, MAX_RANK)]
+    offset: ByteCount
+    size_bytes: ByteCount
+
+
+@dataclass(frozen=True)
+class BatchGraph:
+    """A training or evaluation graph for one static batch."""
+
+    file: FileName
+    batch: Batch
+    plan: MemoryPlan
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class InferGraph:
+    """The inference skeleton; ``weights`` names the frozen tensors that export appends."""
+
+    file: FileName
+    weights: Annotated[tuple[Name, ...], Length(0, MAX_ENTRIES)]
+
+
+@dataclass(frozen=True)
+class OptimizerGraph:
+    """The update of all trainables."""
+
+    file: FileName
+    plan: MemoryPlan
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """All graphs of a bundle."""
+
+    train: Annotated[tuple[BatchGraph, ...], Length(1, MAX_GRAPHS)]
+    eval: BatchGraph
+    infer: InferGraph
+    optimizer: OptimizerGraph
+
+
+@dataclass(frozen=True)
+class Compat:
+    """What can run the bundle."""
+
+    onnxruntime_min: Annotated[str, Matches(r"\d+(\.\d+){1,3}", "a version like 1.19")]
+    providers: Annotated[tuple[Literal["cpu", "cuda"], ...], Length(1, 2)]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of ``manifest.json``; the fields are explained where their classes are."""
+
+    format: Literal["s2a-bundle"]
+    format_version: Literal[1]
+    created: Annotated[
+        str,
+        Matches(
+            r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?)?", "an ISO 8601 date"
+        ),
+    ]
+    tool_version: Name
+    versions: Annotated[dict[Name, Name], Length(0, 64)]
+    source: Source
+    inputs: Annotated[tuple[InputSpec, ...], Length(1, 64)]
+    preprocessing: Preprocessing | None
+    task: Task
+    recipe: Recipe
+    trainables: Annotated[tuple[Trainable, ...], Length(1, MAX_ENTRIES)]
+    saved: Annotated[tuple[SavedValue, ...], Length(0, MAX_ENTRIES)]
+    weights: Annotated[tuple[WeightEntry, ...], Length(0, MAX_ENTRIES)]
+    graphs: Graphs
+    compat: Compat
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read and check a manifest.
+
+        Raises:
+            BundleError: anything is unknown, missing, of a wrong type, out of range or
+                contradictory; names the place in the file.
+        """
+        if len(text) > MAX_MANIFEST_BYTES:
+            refuse(MANIFEST_NAME, f"at most {MAX_MANIFEST_BYTES} bytes", f"{len(text)} characters")
+        value = strict_json.parse(text, where=MANIFEST_NAME)
+        _check_version(value)
+        manifest = strict_json.read(cls, value, file=MANIFEST_NAME)
+        check_consistency(manifest)
+        return manifest
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``; the same manifest always gives the same text.
+
+        Raises:
+            BundleError: the manifest breaks a rule that :meth:`from_json` would refuse.
+        """
+        value = strict_json.plain(self)
+        check_consistency(strict_json.read(Manifest, value, file=MANIFEST_NAME))
+        text = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+        if len(text) > MAX_MANIFEST_BYTES:
+            refuse(MANIFEST_NAME, f"at most {MAX_MANIFEST_BYTES} bytes", str(len(text)))
+        return text
+
+    def files(self) -> tuple[str, ...]:
+        """Names of all files the bundle holds besides the manifest and ``SHA256SUMS``."""
+        graphs = self.graphs
+        named = [*(g.file for g in graphs.train), graphs.eval.file, graphs.infer.file]
+        return (*named, graphs.optimizer.file, "adapters.safetensors", "weights.bin")
+
+
+def _check_version(value: object) -> None:
+    """Say "newer format" before complaining about keys that only the newer format has."""
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        refuse(f"{MANIFEST_NAME}: format", FORMAT, "something else", "give an s2a-edge bundle")
+    version = value.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        got = str(version)[:40] if type(version) is int else "no version number"
+        todo = "use the s2a-edge version that wrote the bundle, or pack it again with this one"
+        refuse(f"{MANIFEST_NAME}: format_version", str(FORMAT_VERSION), got, todo)
+
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "MAX_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "WEIGHTS_ALIGNMENT_BYTES",
+    "BatchGraph",
+    "Compat",
+    "Graphs",
+    "InferGraph",
+    "InputSpec",
+    "Manifest",
+    "OptimizerGraph",
+    "Preprocessing",
+    "Recipe",
+    "SavedValue",
+    "Source",
+    "Task",
+    "Trainable",
+    "WeightEntry",
+]

@@ -1,0 +1,101 @@
+"""What must hold between the fields of a manifest; each check reads like its sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from s2a_edge.spec.strict_json import refuse
+
+if TYPE_CHECKING:
+    from s2a_edge.spec.manifest import Manifest, WeightEntry
+
+WEIGHTS_ALIGNMENT_BYTES = 4096  # a page: every tensor can be mapped on its own
+RESERVED_FILES = ("manifest.json", "SHA256SUMS", "weights.bin", "adapters.safetensors")
+ITEM_BYTES = {
+    "float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2,
+    "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+
+
+def check_consistency(manifest: Manifest) -> None:
+    """Raise BundleError at the first contradiction inside ``manifest``."""
+    _check_names(manifest)
+    _check_sizes(manifest)
+    check_weight_table(manifest.weights)
+    _check_graphs(manifest)
+    _check_task(manifest)
+
+
+def check_weight_table(weights: Sequence[WeightEntry]) -> None:
+    """Every tensor has the bytes of its shape, starts at a page, and shares no byte.
+
+    Raises:
+        BundleError: names the offending entry.
+    """
+    for i, entry in enumerate(weights):
+        place = f"manifest.json: weights[{i}]"
+        size_bytes = math.prod(entry.shape) * ITEM_BYTES[entry.dtype]
+        if entry.size_bytes != size_bytes:
+            refuse(f"{place}.size_bytes", f"{size_bytes} for its shape", str(entry.size_bytes))
+        if entry.offset % WEIGHTS_ALIGNMENT_BYTES:
+            refuse(f"{place}.offset", f"a multiple of {WEIGHTS_ALIGNMENT_BYTES}", str(entry.offset))
+    used = sorted((e.offset, e.offset + e.size_bytes, i) for i, e in enumerate(weights))
+    end_so_far = 0
+    for start, end, i in used:
+        if start < end_so_far and start < end:
+            got = f"offset {start} inside the tensor before it"
+            refuse(f"manifest.json: weights[{i}].offset", "tensors that do not overlap", got)
+        end_so_far = max(end_so_far, end)
+
+
+def _check_names(manifest: Manifest) -> None:
+    _check_unique("inputs", (x.name for x in manifest.inputs))
+    _check_unique("trainables", (x.name for x in manifest.trainables))
+    _check_unique("weights", (x.name for x in manifest.weights))
+    _check_unique("graphs.infer.weights", manifest.graphs.infer.weights)
+    known = {x.name for x in manifest.weights}
+    for i, name in enumerate(manifest.graphs.infer.weights):
+        if name not in known:
+            refuse(f"manifest.json: graphs.infer.weights[{i}]", "a name in weights", ascii(name))
+
+
+def _check_unique(place: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if name in seen:
+            refuse(f"manifest.json: {place}[{i}]", "every name once", f"{name!a} again")
+        seen.add(name)
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    for i, trainable in enumerate(manifest.trainables):
+        size_bytes = math.prod(trainable.shape) * ITEM_BYTES["float32"]
+        if trainable.size_bytes != size_bytes:
+            place = f"manifest.json: trainables[{i}].size_bytes"
+            refuse(place, f"{size_bytes} for its shape", str(trainable.size_bytes))
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    graphs = manifest.graphs
+    batches = sorted(graph.batch for graph in graphs.train)
+    if len(set(batches)) != len(batches):
+        refuse("manifest.json: graphs.train", "one graph per micro-batch", str(batches)[:100])
+    if batches != sorted(manifest.recipe.micro_batches):
+        got = str(sorted(manifest.recipe.micro_batches))[:100]
+        refuse("manifest.json: recipe.micro_batches", f"{batches} as in graphs.train"[:100], got)
+    files = [*(g.file for g in graphs.train), graphs.eval.file]
+    files += [graphs.infer.file, graphs.optimizer.file]
+    _check_unique("graphs (train, eval, infer, optimizer)", (f.lower() for f in files))
+    reserved = {name.lower() for name in RESERVED_FILES}
+    for file in files:
+        if file.lower() in reserved or not file.endswith(".onnx"):
+            refuse("manifest.json: graphs", "graph files named *.onnx", file)
+
+
+def _check_task(manifest: Manifest) -> None:
+    task = manifest.task
+    if task.labels and len(task.labels) != task.classes:
+        got = str(len(task.labels))
+        refuse("manifest.json: task.labels", f"{task.classes} labels, or none", got)

@@ -1,0 +1,96 @@
+"""The planned memory of one graph, and what was measured when the graph was rehearsed.
+
+Both stand in ``manifest.json`` beside each graph. A *plan* is computed from lifetimes; *evidence*
+is measured in a fresh process on the packing host. Neither is ever presented as the other. All
+sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+from s2a_edge.spec.strict_json import Length, Span
+
+MAX_BYTES = 2**48  # above any board or host; keeps sums far from int64's end
+MAX_NODES = 10_000_000
+MAX_NAME_CHARS = 1024
+
+ByteCount = Annotated[int, Span(0, MAX_BYTES)]
+Name = Annotated[str, Length(1, MAX_NAME_CHARS)]
+
+
+class MemoryKind(str, Enum):
+    """What a live value is for."""
+
+    SAVED = "saved"  # kept by the forward for the backward, as stored (packed codes, scales)
+    WORKING = "working"  # temporaries of forward and backward, decoded values included
+    GRADIENTS = "gradients"  # accumulators and gradients of trainables
+    INPUTS = "inputs"  # data, targets, parameters fed to the graph
+    CONSTANTS = "constants"  # small inline constants, graph outputs and the rest
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Planned memory of one graph, executed in file order.
+
+    Attributes:
+        liveness_peak_bytes: the most bytes alive at once in the planned order.
+        lower_bound_bytes: no order and no allocator can need less than this.
+        arena_bytes: the limit to give the runtime's arena (``max_mem``).
+        peak_node: name of the node at which the peak is reached.
+        at_peak: bytes alive there by kind.
+        saved_bytes: all saved values together, as stored.
+        node_count: nodes of the graph.
+    """
+
+    liveness_peak_bytes: ByteCount
+    lower_bound_bytes: ByteCount
+    arena_bytes: ByteCount
+    peak_node: Annotated[str, Length(0, MAX_NAME_CHARS)]
+    at_peak: dict[MemoryKind, ByteCount]
+    saved_bytes: ByteCount
+    node_count: Annotated[int, Span(0, MAX_NODES)]
+
+
+@dataclass(frozen=True)
+class GradientError:
+    """Relative error of each trainable's gradient against the uncompressed step.
+
+    Attributes:
+        max: the largest of them, 0.01 = one percent.
+        median: their median.
+        worst: name of the trainable with the largest.
+    """
+
+    max: Annotated[float, Span(0, 1e30)]
+    median: Annotated[float, Span(0, 1e30)]
+    worst: Name
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured when a graph ran at pack time, in a process of its own.
+
+    Attributes:
+        machine: the host in words: processor, cores.
+        onnxruntime: version that ran it.
+        arena_measured_bytes: the smallest arena limit under which it was seen to run.
+        process_peak_bytes: peak anonymous memory of the process.
+        runtime_base_bytes: anonymous memory of that process before the session existed.
+        session_bytes: what creating the session added, before the first run.
+        step_ms: median duration of one run, in milliseconds.
+        n: number of runs behind ``step_ms``.
+        gradient_error: against the uncompressed step; None for graphs without gradients.
+    """
+
+    machine: Name
+    onnxruntime: Name
+    arena_measured_bytes: ByteCount
+    process_peak_bytes: ByteCount
+    runtime_base_bytes: ByteCount
+    session_bytes: ByteCount
+    step_ms: Annotated[float, Span(0, 1e12)]
+    n: Annotated[int, Span(0, 1_000_000)]
+    gradient_error: GradientError | None
