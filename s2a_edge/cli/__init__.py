@@ -1,0 +1,1 @@
+"""The ``s2a-edge`` command: parse, call, print, exit code; no logic."""
