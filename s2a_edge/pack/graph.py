@@ -40,7 +40,7 @@ class GraphBuilder:
         self.initializers: dict[str, ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._prefix = prefix
-        self._taken: set[str] = set(taken)
+        self.taken: set[str] = set(taken)
         self._counts: dict[str, int] = {}
         # Both are stamped on what is added next: the module it serves, and the memory kind
         # (spec.memory_plan) of its outputs.
@@ -50,25 +50,25 @@ class GraphBuilder:
     def unique(self, base: str) -> str:
         """A name not handed out before, made from ``base``."""
         name = f"{self._prefix}{base}"
-        while name in self._taken:
+        while name in self.taken:
             self._counts[base] = self._counts.get(base, 0) + 1
             name = f"{self._prefix}{base}_{self._counts[base]}"
-        self._taken.add(name)
+        self.taken.add(name)
         return name
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
         """A graph input of static ``shape``."""
-        self._taken.add(name)
+        self.taken.add(name)
         return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
 
     def initializer(self, name: str, array: np.ndarray) -> ir.Value:
         """A named initializer; the name must be free."""
-        if name in self._taken:
+        if name in self.taken:
             raise InternalError(
                 where=f"initializer {name}", expected="a free name", got="a name in use",
                 todo="report this",
             )
-        self._taken.add(name)
+        self.taken.add(name)
         return self._store(name, array)
 
     def _store(self, name: str, array: np.ndarray) -> ir.Value:
@@ -119,9 +119,9 @@ class GraphBuilder:
 
     def adopt(self, node: ir.Node) -> None:
         """Appends an existing node (already shaped) as it is."""
-        self._taken.update(v.name for v in node.outputs if v.name)
+        self.taken.update(v.name for v in node.outputs if v.name)
         if node.name:
-            self._taken.add(node.name)
+            self.taken.add(node.name)
         self.nodes.append(node)
 
 

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.ops.linear import _is_parameter
-from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, is_constant, sum_to
-
-
-def _known(value: ir.Value | None) -> bool:
-    return is_constant(value) or _is_parameter(value)
+from s2a_edge.pack.ops.linear import at_hand
+from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, sum_to
 
 
 def _save_for_product(f: Forward) -> tuple[ir.Value, ...]:
     for index, other, key in ((0, 1, "b"), (1, 0, "a")):
-        if f.needs[index] and not _known(f.node.inputs[other]):
+        if f.needs[index] and not at_hand(f.node.inputs[other]):
             f.save(key, f.x(other), "activation")
     return f.emit()
 
 
 def _other(b: Backward, index: int) -> ir.Value:
-    return b.weight(index) if _known(b.node.inputs[index]) else b.saved("ab"[index])
+    return b.weight(index) if at_hand(b.node.inputs[index]) else b.saved("ab"[index])
 
 
 def _add(b: Backward) -> Gradients:
@@ -42,9 +38,9 @@ def _mul(b: Backward) -> Gradients:
 
 
 def _save_for_quotient(f: Forward) -> tuple[ir.Value, ...]:
-    if not _known(f.node.inputs[1]):
+    if not at_hand(f.node.inputs[1]):
         f.save("b", f.x(1), "activation")
-    if f.needs[1] and not is_constant(f.node.inputs[0]):
+    if f.needs[1] and not at_hand(f.node.inputs[0]):
         f.save("a", f.x(0), "activation")
     return f.emit()
 

@@ -47,20 +47,21 @@ def product(g: GraphBuilder, a: ir.Value, b: ir.Value, *, ta: bool = False, tb: 
 
 def _save_operands(f: Forward) -> tuple[ir.Value, ...]:
     a, b = f.node.inputs[0], f.node.inputs[1]
-    if f.needs[0] and not is_constant(b) and not _is_parameter(b):
+    if f.needs[0] and not at_hand(b):
         f.save("b", f.x(1), "activation")
-    if f.needs[1] and not is_constant(a):
+    if f.needs[1] and not at_hand(a):
         f.save("a", f.x(0), "activation")
     return f.emit()
 
 
-def _is_parameter(value: ir.Value | None) -> bool:
-    return value is not None and value.is_graph_input()
+def at_hand(value: ir.Value | None) -> bool:
+    """Whether a backbone value is there all the time: frozen, trainable or a graph input."""
+    return value is not None and (is_constant(value) or value.producer() is None)
 
 
 def _operand(b: Backward, index: int, key: str) -> ir.Value:
     value = b.node.inputs[index]
-    return b.weight(index) if is_constant(value) or _is_parameter(value) else b.saved(key)
+    return b.weight(index) if at_hand(value) else b.saved(key)
 
 
 def _matmul_backward(b: Backward) -> Gradients:

@@ -1,0 +1,52 @@
+"""How many bits each saved value gets: the fixed policy.
+
+``bits`` is what every large saved value gets. Two exceptions, both measured (ARCHITECTURE.md):
+
+* Masks and window indices are exact in 1 to 4 bits at any setting below 32.
+* Attention. Either the probabilities P are coded and q, k, v with them, or P is recomputed from
+  q, k at 8 bits. With N tokens and heads of width d, the first takes N/2 + 3d/2 bytes per token
+  and head, the second 3d. At equal bytes recomputation has a third of the gradient error, so
+  ``auto`` recomputes where that is not larger: N >= 3d.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s2a_edge.pack.codecs import Codec, codec_for
+
+Attention = Literal["auto", "store", "recompute"]
+BITS = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The fixed policy: one number of bits, and what happens to attention probabilities."""
+
+    bits: int = 4
+    attention: Attention = "auto"
+
+    def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False) -> Codec:
+        """The codec of a saved value of ``kind`` and ``shape``.
+
+        Args:
+            kind: see ``rule.Forward.save``.
+            shape: static shape of the value.
+            recomputes: whether attention probabilities are recomputed from it.
+        """
+        if kind == "exact" or (kind == "activation" and len(shape) <= 2):
+            # Per-row statistics and pooled features: thousandths of the bytes, full accuracy.
+            return codec_for("activation", 32, shape)
+        bits = max(self.bits, 8) if recomputes else self.bits
+        return codec_for(kind.partition(":")[0] if kind.startswith("index") else kind, bits, shape)
+
+    def recompute_probabilities(self, tokens: int, width: int) -> bool:
+        """Whether P [.., tokens, tokens] of heads of ``width`` is recomputed in the backward."""
+        if self.attention != "auto":
+            return self.attention == "recompute"
+        if self.bits >= 16:
+            return False
+        if self.bits == 8:
+            return True
+        return tokens >= 3 * width

@@ -1,0 +1,109 @@
+"""Saved values: encoded in the forward, decoded right before their use in the backward.
+
+A forward value that several rules declare is kept once. Decoded values live until their last
+use; a use far from the previous one decodes again, since keeping the decoded form alive would
+give back what the code had saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from s2a_edge.pack.codecs import Codec
+from s2a_edge.pack.graph import GraphBuilder, nbytes_of, shape_of
+from s2a_edge.pack.precision import Precision
+
+# Nodes between two uses within which the decoded value is kept: about one attention block.
+_NEAR_NODES = 64
+
+
+@dataclass(frozen=True)
+class SavedValue:
+    """What is kept of one forward value.
+
+    Attributes:
+        value: its name in the graph.
+        module: where it arises.
+        kind: what it is to the backward (``rule.Forward.save``).
+        codec: the codec's name, or ``recompute``.
+        bits: nominal bits per element; 0 when recomputed.
+        shape: shape of the forward value.
+        stored_bytes: bytes of the stored tensors, scales included.
+    """
+
+    value: str
+    module: str
+    kind: str
+    codec: str
+    bits: float
+    shape: tuple[int, ...]
+    stored_bytes: int
+
+
+@dataclass
+class _Record:
+    info: SavedValue
+    decode: Callable[[], ir.Value]
+    decoded: ir.Value | None = None
+    used_at: int = 0
+
+
+class SavedValues:
+    """The store between forward and backward of one graph under construction."""
+
+    def __init__(self, g: GraphBuilder, precision: Precision) -> None:
+        self._g = g
+        self._precision = precision
+        self._records: dict[tuple[int, str], _Record] = {}
+        # The ids above stay valid only while the values live.
+        self._alive: list[ir.Value] = []
+        self.recompute_leaves: set[int] = set()
+        self.recomputations: dict[int, Callable[[], ir.Value]] = {}
+
+    def declare(self, value: ir.Value, kind: str) -> tuple[int, str]:
+        """Keeps ``value``; returns the key to recall it with."""
+        family = kind if kind.startswith("derivative") else ""
+        key = (id(value), family)
+        if key in self._records:
+            return key
+        again = self.recomputations.get(id(value))
+        self._records[key] = self._recomputed(value, kind, again) if again is not None \
+            else self._encoded(value, kind)
+        self._alive.append(value)
+        return key
+
+    def _recomputed(self, value: ir.Value, kind: str, again: Callable[[], ir.Value]) -> _Record:
+        info = SavedValue(value.name or "", self._g.module, kind, "recompute", 0.0,
+                          shape_of(value), 0)
+        return _Record(info, again)
+
+    def _encoded(self, value: ir.Value, kind: str) -> _Record:
+        shape = shape_of(value)
+        codec: Codec = self._precision.codec(
+            kind, shape, recomputes=id(value) in self.recompute_leaves)
+        stored = codec.encode(self._g, value)
+        size = 0
+        for part in stored:
+            part.metadata_props["s2a.kind"] = "saved"
+            size += nbytes_of(part)
+        info = SavedValue(value.name or "", self._g.module, kind, codec.name, codec.bits, shape,
+                          size)
+        return _Record(info, lambda: codec.decode(self._g, stored, shape))
+
+    def recall(self, key: tuple[int, str]) -> ir.Value:
+        """The decoded value, decoded here if it is not at hand."""
+        record = self._records[key]
+        now = len(self._g.nodes)
+        if record.decoded is None or now - record.used_at > _NEAR_NODES:
+            kind, self._g.kind = self._g.kind, "working"
+            record.decoded = record.decode()
+            self._g.kind = kind
+        record.used_at = len(self._g.nodes)
+        return record.decoded
+
+    def summary(self) -> tuple[SavedValue, ...]:
+        """All that is kept, in the order of the forward."""
+        return tuple(record.info for record in self._records.values())
