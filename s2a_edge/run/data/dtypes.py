@@ -1,0 +1,14 @@
+"""Short names of the array types that data is handed around in."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8: TypeAlias = NDArray[np.uint8]
+F32: TypeAlias = NDArray[np.float32]
+I64: TypeAlias = NDArray[np.int64]
+Row: TypeAlias = NDArray[Any]
+"""One sample of one input: a view into the batch buffer, of the input's dtype and shape."""
