@@ -1,0 +1,92 @@
+"""Codes to packed words and back, in operators that every execution provider has.
+
+CUDA has neither BitShift nor Bitwise*, and ONNX Runtime's 4-bit DequantizeLinear is slow on CPU.
+So a word is a small dot product, ``[codes] . [1, 2**b, 2**2b, ...]`` (exact in float32, and in
+TF32: each factor has few significant bits), and unpacking is a lookup of the whole word in a
+table with one row per word: one Gather both unpacks and dequantizes, with any codebook.
+A longer word halves the number of lookups: four 4-bit codes make a uint16 (table of 1 MiB).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from s2a_edge.pack.codecs.codec import Array, Shape, count_of
+from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+
+_UINT8_ZERO = np.zeros((), np.uint8)
+
+
+def word_bits(count: int, bits: int) -> int:
+    """Bits of the words that ``count`` codes are packed into: 16 for 4-bit codes if it divides."""
+    return 16 if bits == 4 and count % 4 == 0 else 8
+
+
+def words_bytes(count: int, bits: int) -> int:
+    """Bytes that :func:`pack_words` stores for ``count`` codes."""
+    per_word = word_bits(count, bits) // bits
+    return -(-count // per_word) * word_bits(count, bits) // 8
+
+
+def flatten(g: GraphBuilder, x: ir.Value, multiple: int = 1) -> ir.Value:
+    """``x`` as one axis, with zeros appended until ``multiple`` divides its size.
+
+    The Reshape is free; the Pad copies, and is only made where it is needed.
+    """
+    flat = g.op("Reshape", x, g.constant([-1]))
+    missing = -count_of(shape_of(x)) % multiple
+    return g.op("Pad", flat, g.constant([0, missing])) if missing else flat
+
+
+def unflatten(g: GraphBuilder, flat: ir.Value, shape: Shape) -> ir.Value:
+    """Drops what :func:`flatten` has appended and restores ``shape``."""
+    flat = g.op("Reshape", flat, g.constant([-1]))
+    count = count_of(shape)
+    if shape_of(flat)[0] != count:
+        flat = g.op("Slice", flat, g.constant([0]), g.constant([count]))
+    return g.op("Reshape", flat, g.constant(np.array(shape, np.int64)))
+
+
+def round_to_codes(g: GraphBuilder, x: ir.Value, scale: float, zero_point: int) -> ir.Value:
+    """float32 ``round(x / scale) + zero_point``, saturated to [0, 255], ties to even.
+
+    A quantize-dequantize pair: on CPU it takes the time of Round alone, and scales, shifts and
+    saturates on the way.
+    """
+    codes = g.op("QuantizeLinear", x, g.constant(float(scale)),
+                 g.constant(np.array(zero_point, np.uint8)))
+    return g.op("DequantizeLinear", codes, g.constant(1.0), g.constant(_UINT8_ZERO))
+
+
+def pack_words(g: GraphBuilder, codes: ir.Value, bits: int) -> ir.Value:
+    """Packs float32 integers in [0, 2**bits), any shape, into uint8 or uint16 [words]."""
+    count = count_of(shape_of(codes))
+    width = word_bits(count, bits)
+    per_word = width // bits
+    rows = g.op("Reshape", flatten(g, codes, per_word), g.constant([-1, per_word]))
+    weights = (2.0 ** (bits * np.arange(per_word))).astype(np.float32).reshape(-1, 1)
+    words = g.op("MatMul", rows, g.constant(weights))
+    words = g.op("Cast", words, to=int(ir.DataType.UINT16 if width == 16 else ir.DataType.UINT8))
+    return g.op("Reshape", words, g.constant([-1]))
+
+
+def lookup_words(g: GraphBuilder, words: ir.Value, levels: Array, shape: Shape) -> ir.Value:
+    """The level of every code in ``words``, float32 of ``shape``; ``levels`` is [2**bits]."""
+    bits = (levels.size - 1).bit_length()
+    width = dtype_of(words).bitwidth
+    table = levels[word_codes(width, bits)].astype(np.float32)
+    index = g.op("Cast", words, to=int(ir.DataType.INT32))
+    return unflatten(g, g.op("Gather", g.constant(table), index), shape)
+
+
+def word_codes(width: int, bits: int) -> NDArray[np.uint16]:
+    """uint16 [2**width, width // bits]: the codes in every word, lowest bits first."""
+    words = np.arange(1 << width, dtype=np.uint32).reshape(-1, 1)
+    shifts = np.arange(0, width, bits, dtype=np.uint32)
+    return ((words >> shifts) & np.uint32((1 << bits) - 1)).astype(np.uint16)
+
+
+__all__ = ["flatten", "lookup_words", "pack_words", "round_to_codes", "unflatten", "word_bits",
+           "word_codes", "words_bytes"]
