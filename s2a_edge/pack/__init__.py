@@ -1,0 +1,1 @@
+"""The host's half: compiles a pretrained backbone into a training bundle."""

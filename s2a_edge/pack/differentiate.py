@@ -8,7 +8,7 @@ nodes in reverse, sums at fan-out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -42,14 +42,15 @@ class StepGraph:
     saved: tuple[SavedValue, ...]
 
 
-def gradient_values(adapted: Adapted) -> set[ir.Value]:
-    """The values that depend on a trainable and lead to the logits: where gradients flow."""
-    reached: set[ir.Value] = {t.value for t in adapted.trainables}
-    for node in adapted.nodes:
+def gradient_values(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value],
+                    outputs: Iterable[ir.Value]) -> set[ir.Value]:
+    """The values that depend on ``wrt`` and lead to ``outputs``: where gradients flow."""
+    reached: set[ir.Value] = set(wrt)
+    for node in nodes:
         if any(v in reached for v in node.inputs if v is not None):
             reached.update(node.outputs)
-    leads: set[ir.Value] = {adapted.logits}
-    for node in reversed(adapted.nodes):
+    leads: set[ir.Value] = set(outputs)
+    for node in reversed(nodes):
         if any(v in leads for v in node.outputs):
             leads.update(v for v in node.inputs if v is not None)
     return reached & leads
@@ -61,7 +62,8 @@ def require_rules(adapted: Adapted) -> None:
     Raises:
         UnsupportedOperatorError: naming every such operator and the modules it stands in.
     """
-    flowing = gradient_values(adapted)
+    flowing = gradient_values(adapted.nodes, (t.value for t in adapted.trainables),
+                              (adapted.logits,))
     missing: dict[str, list[str]] = {}
     for node in adapted.nodes:
         if not any(v in flowing for v in node.outputs):
@@ -88,26 +90,76 @@ def differentiate(adapted: Adapted, precision: Precision) -> StepGraph:
         UnsupportedOperatorError: if an operator on the way of a gradient has no rule.
     """
     require_rules(adapted)
-    return _Differentiator(adapted, precision).run()
+    trainables = adapted.trainables
+    work = _Differentiator(adapted.nodes, adapted.data_inputs, [t.value for t in trainables],
+                           [adapted.logits], adapted.names, precision)
+    g = work.g
+    work.forward()
+    logits = work.env.enter(adapted.logits)
+    batch, classes = shape_of(logits)
+    target = g.input("target", ir.DataType.FLOAT, (batch, classes))
+    weight = g.input("weight", ir.DataType.FLOAT, (batch,))
+    g.module = "loss"
+    loss, dlogits = cross_entropy(g, logits, target, weight)
+    before = {t.value: g.input(ACCUMULATOR_PREFIX + t.name, ir.DataType.FLOAT, t.initial.shape)
+              for t in trainables}
+    after: dict[ir.Value, ir.Value] = {}
+
+    def accumulate(value: ir.Value, gradient: ir.Value) -> None:
+        # At once, so that no gradient waits for the end of the step.
+        after[value] = g.op("Add", before[value], gradient)
+
+    work.backward({adapted.logits: dlogits}, accumulate)
+    for t in trainables:
+        after[t.value].name = ACCUMULATED_PREFIX + t.name
+    inputs = [*(work.env.enter(v) for v in adapted.data_inputs), target, weight,
+              *(work.env.enter(t.value) for t in trainables), *before.values()]
+    model = model_of(inputs, [loss, logits, *(after[t.value] for t in trainables)], g, "train")
+    return StepGraph(model, work.saved.summary())
+
+
+def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
+                            outputs: Sequence[ir.Value], precision: Precision) -> StepGraph:
+    """The bare machine: outputs and, for seeds ``dy_<i>``, the gradients ``d_<input>``.
+
+    For checking rules one by one; float32 or float64. Every floating-point input is
+    differentiated for.
+    """
+    names = {v.name for node in nodes for v in node.outputs if v.name}
+    wrt = [v for v in inputs if v.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)]
+    work = _Differentiator(nodes, inputs, wrt, outputs, names, precision)
+    work.forward()
+    seeds = {v: work.g.input(f"dy_{i}", dtype_of(v), shape_of(v)) for i, v in enumerate(outputs)}
+    gradients: dict[ir.Value, ir.Value] = {}
+    work.backward(dict(seeds), gradients.__setitem__)
+    made = [gradients[v] for v in wrt]
+    for value, gradient in zip(wrt, made, strict=True):
+        copy = work.g.op("Identity", gradient)
+        copy.name = f"d_{value.name}"
+        gradients[value] = copy
+    model = model_of([*(work.env.enter(v) for v in inputs), *seeds.values()],
+                     [*(work.env.enter(v) for v in outputs), *(gradients[v] for v in wrt)],
+                     work.g, "vjp")
+    return StepGraph(model, work.saved.summary())
 
 
 def forward_model(adapted: Adapted, name: str) -> ir.Model:
     """The forward alone: data inputs and ``param.*`` to ``logits``."""
     g = GraphBuilder(taken=adapted.names)
-    env = _Environment(adapted, g)
+    inputs = [*adapted.data_inputs, *(t.value for t in adapted.trainables)]
+    env = _Environment(inputs, g)
     for node in adapted.nodes:
         env.clone(node)
-    inputs = [*adapted.data_inputs, *(t.value for t in adapted.trainables)]
     return model_of([env.enter(v) for v in inputs], [env.enter(adapted.logits)], g, name)
 
 
 class _Environment:
     """Maps the values of an adapted graph to those of the graph under construction."""
 
-    def __init__(self, adapted: Adapted, g: GraphBuilder) -> None:
+    def __init__(self, inputs: Iterable[ir.Value], g: GraphBuilder) -> None:
         self.g = g
         self._map: dict[ir.Value, ir.Value] = {}
-        for value in (*adapted.data_inputs, *(t.value for t in adapted.trainables)):
+        for value in inputs:
             self._map[value] = g.input(value.name or "", dtype_of(value), shape_of(value))
 
     def enter(self, value: ir.Value) -> ir.Value:
@@ -147,33 +199,22 @@ class _Environment:
 class _Differentiator:
     """One pass forward, one pass back, over one graph."""
 
-    def __init__(self, adapted: Adapted, precision: Precision) -> None:
-        self.adapted = adapted
-        self.g = GraphBuilder(taken=adapted.names)
-        self.env = _Environment(adapted, self.g)
+    def __init__(self, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
+                 wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Iterable[str],
+                 precision: Precision) -> None:
+        self.nodes = nodes
+        self.g = GraphBuilder(taken=names)
+        self.env = _Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
         self.saved = SavedValues(self.g, precision)
-        self.flowing = gradient_values(adapted)
-        self.gradients: dict[ir.Value, ir.Value] = {}
+        self.wrt = wrt
+        self.flowing = gradient_values(nodes, wrt, outputs)
         self.keys: dict[ir.Node, dict[str, tuple[int, str]]] = {}
-        self.chains = attention_chains(adapted.nodes, self.flowing, precision)
+        self.chains = attention_chains(nodes, self.flowing, precision)
 
-    def run(self) -> StepGraph:
-        for node in self.adapted.nodes:
+    def forward(self) -> None:
+        """Emits all forward nodes, with encoders where values are declared saved."""
+        for node in self.nodes:
             self._forward(node)
-        logits = self.env.enter(self.adapted.logits)
-        batch, classes = shape_of(logits)
-        target = self.g.input("target", ir.DataType.FLOAT, (batch, classes))
-        weight = self.g.input("weight", ir.DataType.FLOAT, (batch,))
-        self.g.module = "loss"
-        loss, self.gradients[self.adapted.logits] = cross_entropy(self.g, logits, target, weight)
-        sums = self._backward()
-        trainables = self.adapted.trainables
-        inputs = [*(self.env.enter(v) for v in self.adapted.data_inputs), target, weight,
-                  *(self.env.enter(t.value) for t in trainables),
-                  *(self.accumulators[t.value] for t in trainables)]
-        model = model_of(inputs, [loss, logits, *(sums[t.value] for t in trainables)], self.g,
-                         "train")
-        return StepGraph(model, self.saved.summary())
 
     def _needs(self, node: ir.Node) -> tuple[bool, ...]:
         return tuple(v is not None and v in self.flowing for v in node.inputs)
@@ -224,18 +265,21 @@ class _Differentiator:
             made[node.outputs[0]] = outputs[0]
         return outputs[0]
 
-    def _backward(self) -> dict[ir.Value, ir.Value]:
-        trainable = {t.value: t for t in self.adapted.trainables}
-        self.accumulators = {
-            value: self.g.input(ACCUMULATOR_PREFIX + t.name, ir.DataType.FLOAT, t.initial.shape)
-            for value, t in trainable.items()}
-        pending = {value: 0 for value in trainable}
-        for node in self.adapted.nodes:
+    def backward(self, seeds: dict[ir.Value, ir.Value],
+                 arrived: Callable[[ir.Value, ir.Value], None]) -> None:
+        """Emits the backward of all nodes, last to first.
+
+        Args:
+            seeds: gradients of outputs.
+            arrived: called with each value of ``wrt`` and its gradient, once that is complete.
+        """
+        self.gradients = seeds
+        pending = dict.fromkeys(self.wrt, 0)
+        for node in self.keys:
             for value in node.inputs:
-                if value in pending and node in self.keys:
+                if value in pending:
                     pending[value] += 1
-        sums: dict[ir.Value, ir.Value] = {}
-        for node in reversed(self.adapted.nodes):
+        for node in reversed(self.nodes):
             if node not in self.keys:
                 continue
             self._backward_node(node)
@@ -243,13 +287,7 @@ class _Differentiator:
                 if value in pending:
                     pending[value] -= 1
                     if pending[value] == 0:
-                        sums[value] = self._accumulate(trainable[value].name, value)
-        return sums
-
-    def _accumulate(self, name: str, value: ir.Value) -> ir.Value:
-        total = self.g.op("Add", self.accumulators[value], self.gradients.pop(value))
-        total.name = ACCUMULATED_PREFIX + name
-        return total
+                        arrived(value, self.gradients.pop(value))
 
     def _backward_node(self, node: ir.Node) -> None:
         dys = tuple(self.gradients.pop(v, None) for v in node.outputs)

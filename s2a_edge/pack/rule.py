@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
 
 Gradients = Sequence[ir.Value | None]
 
@@ -161,6 +161,11 @@ def reshape(g: GraphBuilder, value: ir.Value, shape: Sequence[int]) -> ir.Value:
     if shape_of(value) == tuple(shape):
         return value
     return g.op("Reshape", value, g.constant(list(shape)))
+
+
+def scalar(g: GraphBuilder, number: float, like: ir.Value) -> ir.Value:
+    """A scalar constant of the dtype of ``like``."""
+    return g.constant(np.asarray(number, dtype_of(like).numpy()))
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule
+from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, scalar
 
 # Smooth activations without attributes that change their derivative.
 SMOOTH = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Erf": "erf", "HardSwish": "hardswish",
@@ -59,22 +59,23 @@ def _leaky_forward(f: Forward) -> tuple[ir.Value, ...]:
 def _leaky_backward(b: Backward) -> Gradients:
     alpha = float(b.node.attributes.get_float("alpha", 0.01))
     # 1 where x > 0, alpha elsewhere: alpha + (1 - alpha) mask
-    slope = b.g.op("Add", b.g.op("Mul", b.saved("mask"), b.g.constant(1.0 - alpha)),
-                   b.g.constant(alpha))
-    return [b.g.op("Mul", b.dy, slope)]
+    g, mask = b.g, b.saved("mask")
+    slope = g.op("Add", g.op("Mul", mask, scalar(g, 1.0 - alpha, mask)), scalar(g, alpha, mask))
+    return [g.op("Mul", b.dy, slope)]
 
 
 def _hardsigmoid_forward(f: Forward) -> tuple[ir.Value, ...]:
     # The slope is alpha where 0 < y < 1.
     outputs = f.emit()
     y = outputs[0]
-    f.save("mask", f.g.op("Mul", y, f.g.op("Sub", f.g.constant(1.0), y)), "mask")
+    f.save("mask", f.g.op("Mul", y, f.g.op("Sub", scalar(f.g, 1.0, y), y)), "mask")
     return outputs
 
 
 def _hardsigmoid_backward(b: Backward) -> Gradients:
     alpha = float(b.node.attributes.get_float("alpha", 0.2))
-    return [b.g.op("Mul", b.dy, b.g.op("Mul", b.saved("mask"), b.g.constant(alpha)))]
+    slope = b.g.op("Mul", b.saved("mask"), scalar(b.g, alpha, b.dy))
+    return [b.g.op("Mul", b.dy, slope)]
 
 
 RULES = {

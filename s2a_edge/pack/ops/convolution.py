@@ -17,9 +17,7 @@ from s2a_edge.pack.rule import (
     Rule,
     int_attribute,
     ints_attribute,
-
     reshape,
-
 )
 from s2a_edge.spec.errors import UnsupportedOperatorError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from s2a_edge.pack.ops.linear import at_hand
-from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, sum_to
+from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, scalar, sum_to
 
 
 def _save_for_product(f: Forward) -> tuple[ir.Value, ...]:
@@ -74,8 +74,8 @@ def _pow(b: Backward) -> Gradients:
     # y = x^p with a constant p: dx = dy p x^(p-1)
     p = float(b.constant(1).reshape(-1)[0])
     x = b.saved("x")
-    power = x if p == 2.0 else b.g.op("Pow", x, b.g.constant(p - 1.0))
-    return [b.g.op("Mul", b.g.op("Mul", b.dy, b.g.constant(p)), power), None]
+    power = x if p == 2.0 else b.g.op("Pow", x, scalar(b.g, p - 1.0, x))
+    return [b.g.op("Mul", b.g.op("Mul", b.dy, scalar(b.g, p, b.dy)), power), None]
 
 
 def _save_output(f: Forward) -> tuple[ir.Value, ...]:
@@ -86,7 +86,7 @@ def _save_output(f: Forward) -> tuple[ir.Value, ...]:
 
 def _sqrt(b: Backward) -> Gradients:
     # y = √x: dx = dy / 2y
-    return [b.g.op("Div", b.g.op("Mul", b.dy, b.g.constant(0.5)), b.saved("y"))]
+    return [b.g.op("Div", b.g.op("Mul", b.dy, scalar(b.g, 0.5, b.dy)), b.saved("y"))]
 
 
 def _exp(b: Backward) -> Gradients:

@@ -20,6 +20,7 @@ from s2a_edge.pack.rule import (
     int_attribute,
     is_constant,
     reshape,
+    scalar,
     sum_to,
 )
 
@@ -104,7 +105,7 @@ def _gemm_backward(b: Backward) -> Gradients:
                     else g.op("Gemm", a, dy, transA=int(not ta), alpha=alpha))
     if len(b.needs) > 2 and b.needs[2]:
         dc = sum_to(g, dy, b.shape(2))
-        grads[2] = dc if beta == 1.0 else g.op("Mul", dc, g.constant(beta))
+        grads[2] = dc if beta == 1.0 else g.op("Mul", dc, scalar(g, beta, dc))
     return grads
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, sum_to
 
 
@@ -15,7 +15,7 @@ def _layer_norm_forward(f: Forward) -> tuple[ir.Value, ...]:
     g, x = f.g, f.x()
     axis = int_attribute(f.node, "axis", -1)
     width = shape_of(x)[axis:]
-    ones = g.constant(np.ones(width, x.dtype.numpy() if x.dtype else np.float32))
+    ones = g.constant(np.ones(width, dtype_of(x).numpy()))
     x_hat, _, inverse_deviation = g.multi(
         "LayerNormalization", [x, ones], 3, axis=axis,
         epsilon=f.node.attributes.get_float("epsilon", 1e-5))

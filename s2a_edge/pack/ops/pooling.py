@@ -7,10 +7,18 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.ops.convolution import conv_pads
 from s2a_edge.pack.ops.shaping import pad
-from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, ints_attribute
+from s2a_edge.pack.rule import (
+    Backward,
+    Forward,
+    Gradients,
+    Rule,
+    int_attribute,
+    ints_attribute,
+    scalar,
+)
 
 # Below any float32 that a network produces, yet finite: padding that never wins a maximum.
 _LOWEST = -3.0e38
@@ -36,7 +44,7 @@ def _max_pool_forward(f: Forward) -> tuple[ir.Value, ...]:
     kernel, strides, begin, end = _window(f.node, shape_of(x), shape_of(y))
     padded = x
     if any(begin) or any(end):
-        padded = g.op("Pad", x, g.constant([0, 0, *begin, 0, 0, *end]), g.constant(_LOWEST))
+        padded = g.op("Pad", x, g.constant([0, 0, *begin, 0, 0, *end]), scalar(g, _LOWEST, x))
     out = shape_of(y)[2:]
     axes = g.constant(list(range(2, 2 + len(kernel))))
     steps = g.constant(strides)
@@ -45,7 +53,7 @@ def _max_pool_forward(f: Forward) -> tuple[ir.Value, ...]:
     for number, offset in reversed(list(enumerate(np.ndindex(*kernel)))):
         stops = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]
         shifted = g.op("Slice", padded, g.constant(list(offset)), g.constant(stops), axes, steps)
-        here = g.constant(float(number))
+        here = scalar(g, number, x)
         # Whatever matches no earlier offset must be at the last one.
         index = g.op("Where", g.op("Equal", shifted, y), here, here if index is None else index)
     assert index is not None
@@ -85,7 +93,7 @@ def _phase(b: Backward, index: ir.Value, phase: tuple[int, ...], kernel: list[in
     for number, offset in enumerate(np.ndindex(*kernel)):
         if any(o % s != p for o, s, p in zip(offset, strides, phase, strict=True)):
             continue
-        hit = g.op("Cast", g.op("Equal", index, g.constant(float(number))), to=1)
+        hit = g.op("Cast", g.op("Equal", index, scalar(g, number, index)), to=int(dtype_of(b.dy)))
         part = g.op("Mul", hit, b.dy)
         shift = [o // s for o, s in zip(offset, strides, strict=True)]
         part = pad(g, part, [0, 0, *shift],
@@ -94,7 +102,7 @@ def _phase(b: Backward, index: ir.Value, phase: tuple[int, ...], kernel: list[in
     if total is None:  # a stride larger than the kernel leaves places that no window sees
         shape = [*b.out_shape()[:2], *[o + r for o, r in zip(b.out_shape()[2:], reach,
                                                              strict=True)]]
-        total = g.op("Expand", g.constant(0.0), g.constant(shape))
+        total = g.op("Expand", scalar(g, 0.0, b.dy), g.constant(shape))
     return total
 
 
@@ -115,25 +123,26 @@ def _average_pool_backward(b: Backward) -> Gradients:
     kernel, strides, begin, end = _window(b.node, b.shape(0), b.out_shape())
     c = b.shape(0)[1]
     if int_attribute(b.node, "count_include_pad", 0):
-        scaled = g.op("Mul", b.dy, g.constant(1.0 / math.prod(kernel)))
+        scaled = g.op("Mul", b.dy, scalar(g, 1.0 / math.prod(kernel), b.dy))
     else:
-        scaled = g.op("Mul", b.dy, g.constant(_counts(b, kernel, strides, begin)))
+        scaled = g.op("Mul", b.dy, g.constant(
+            _counts(b, kernel, strides, begin).astype(dtype_of(b.dy).numpy())))
     want = b.shape(0)[2:]
     extra = [want[i] + begin[i] + end[i] - (strides[i] * (b.out_shape()[2 + i] - 1) + kernel[i])
              for i in range(len(kernel))]
-    ones = g.constant(np.ones((c, 1, *kernel), np.float32))
+    ones = g.constant(np.ones((c, 1, *kernel), dtype_of(b.dy).numpy()))
     return [g.op("ConvTranspose", scaled, ones, strides=strides, pads=[*begin, *end], group=c,
                  output_padding=extra if any(extra) else None)]
 
 
 def _counts(b: Backward, kernel: list[int], strides: list[int], begin: list[int]) -> np.ndarray:
-    """1 / (number of real positions) of each window: [1, 1, P, Q] float32."""
+    """1 / (number of real positions) of each window: [1, 1, P, Q] float64."""
     total = np.ones((1, 1), np.float64)
     for i, size in enumerate(b.shape(0)[2:]):
         starts = np.arange(b.out_shape()[2 + i]) * strides[i] - begin[i]
         seen = np.minimum(starts + kernel[i], size) - np.maximum(starts, 0)
         total = np.multiply.outer(total, seen) if i else total[..., None] * seen
-    return (1.0 / total).astype(np.float32)
+    return 1.0 / total
 
 
 RULES = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.rule import Backward, Gradients, Rule, int_attribute, reshape
+from s2a_edge.pack.rule import Backward, Gradients, Rule, int_attribute, reshape, scalar
 
 
 def _axes(b: Backward) -> list[int]:
@@ -33,8 +32,7 @@ def _reduce_sum(b: Backward) -> Gradients:
 
 
 def _scaled(b: Backward, count: int) -> ir.Value:
-    dtype = b.dy.dtype.numpy() if b.dy.dtype else np.float32
-    return b.g.op("Mul", b.dy, b.g.constant(np.asarray(1.0 / count, dtype)))
+    return b.g.op("Mul", b.dy, scalar(b.g, 1.0 / count, b.dy))
 
 
 def _reduce_mean(b: Backward) -> Gradients:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
 from s2a_edge.pack.rule import (
     Backward,
     Gradients,
@@ -13,22 +13,22 @@ from s2a_edge.pack.rule import (
     int_attribute,
     ints_attribute,
     reshape,
+    scalar,
     sum_to,
 )
 
 
 def zeros(g: GraphBuilder, shape: tuple[int, ...], like: ir.Value) -> ir.Value:
     """A zero tensor, expanded from one scalar at run time (a constant would be a weight)."""
-    scalar = g.constant(np.zeros((), like.dtype.numpy() if like.dtype else np.float32))
-    return g.op("Expand", scalar, g.constant(list(shape)))
+    return g.op("Expand", scalar(g, 0.0, like), g.constant(list(shape)))
 
 
 def pad(g: GraphBuilder, value: ir.Value, before: list[int], after: list[int]) -> ir.Value:
     """Zero padding per axis."""
     if not any(before) and not any(after):
         return value
-    zero = g.constant(np.zeros((), value.dtype.numpy() if value.dtype else np.float32))
-    return g.op("Pad", value, g.constant([*before, *after]), zero, mode="constant")
+    return g.op("Pad", value, g.constant([*before, *after]), scalar(g, 0.0, value),
+                mode="constant")
 
 
 def _like_input(b: Backward) -> Gradients:
@@ -116,7 +116,7 @@ def _gather(b: Backward) -> Gradients:
         before[axis], after[axis] = int(flat[0]), int(shape[axis] - 1 - flat[-1])
         return [pad(b.g, dy, before, after), None]
     # Any other constant index: a 0/1 matrix adds each picked row to the place it came from.
-    one_hot = np.zeros((shape[axis], flat.size), dy.dtype.numpy() if dy.dtype else np.float32)
+    one_hot = np.zeros((shape[axis], flat.size), dtype_of(dy).numpy())
     one_hot[flat, np.arange(flat.size)] = 1
     inner = int(np.prod(shape[axis + 1:], dtype=np.int64))
     rows = reshape(b.g, dy, (*shape[:axis], flat.size, inner))

@@ -1,0 +1,207 @@
+"""``pack``: capture, compile, plan, emit, rehearse, bundle.
+
+Everything is written to a temporary folder beside the result; the result appears only when the
+rehearsal has shown that the plan holds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from safetensors.numpy import save_file
+
+from s2a_edge.pack import describe
+from s2a_edge.pack.capture import capture
+from s2a_edge.pack.compile import Compiled, compile_backbone
+from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
+from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.rehearse import gradient_error, rehearse, run_graph
+from s2a_edge.spec.bundle_write import write_bundle
+from s2a_edge.spec.errors import StorageError
+from s2a_edge.spec.manifest import (
+    BatchGraph,
+    Graphs,
+    InferGraph,
+    Manifest,
+    OptimizerGraph,
+    WeightEntry,
+)
+from s2a_edge.spec.memory_plan import Evidence, MemoryPlan
+
+_REPEAT = 3
+_PARAMETERS_NAME = "adapters.safetensors"
+
+Stage = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a pack made.
+
+    Attributes:
+        path: the bundle.
+        manifest: its manifest, with plan and evidence.
+        size_bytes: size of all its files.
+    """
+
+    path: Path
+    manifest: Manifest
+    size_bytes: int
+
+
+def pack(source: str, out: Path, options: PackOptions,
+         on_stage: Stage = lambda stage, detail: None) -> PackReport:
+    """Compiles ``source`` into the training bundle ``out``.
+
+    Args:
+        source: a ``.onnx`` file, ``timm:NAME``, ``hf:FOLDER_OR_CONFIG`` or
+            ``package.module:factory``.
+        out: ``X.s2a`` for one uncompressed tar, any other name for a folder.
+        options: the recipe.
+        on_stage: told the name and a detail of each stage as it begins.
+
+    Raises:
+        SourceError: the backbone cannot be read or compiled.
+        UnsupportedOperatorError: operators without a rule, before anything is done.
+        InternalError: the rehearsal contradicts the plan.
+        StorageError: the disk refuses; what existed at ``out`` is untouched.
+    """
+    on_stage("capture", source)
+    captured = capture(source, input_shape=options.input_shape, weights=options.weights,
+                       features=options.features, pool=options.pool, seed=options.seed,
+                       mean=options.mean, std=options.std, scale=options.scale,
+                       channels=options.channels, crop_pct=options.crop_pct,
+                       interpolation=options.interpolation)
+    compiled = compile_backbone(captured, options, on_stage)
+    staging = _staging_folder(out)
+    try:
+        files = _Files(staging, compiled, options, on_stage)
+        manifest = files.manifest()
+        on_stage("bundle", out.name)
+        path = write_bundle(staging, manifest, out)
+    except OSError as error:
+        raise StorageError(where=str(error.filename or out), expected="room to write the bundle",
+                           got=error.strerror or str(error),
+                           todo="free space or choose another --out") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    size = path.stat().st_size if path.is_file() else sum(
+        f.stat().st_size for f in path.iterdir())
+    return PackReport(path, manifest, size)
+
+
+def _staging_folder(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise StorageError(where=str(out.parent), expected="a folder that can be written",
+                           got=error.strerror or str(error), todo="choose another --out"
+                           ) from error
+
+
+class _Files:
+    """Emits, plans and rehearses the graphs of one bundle inside a staging folder."""
+
+    def __init__(self, folder: Path, compiled: Compiled, options: PackOptions,
+                 on_stage: Stage) -> None:
+        self.folder = folder
+        self.compiled = compiled
+        self.options = options
+        self.on_stage = on_stage
+        on_stage("emit", f"{len(compiled.steps)} training graphs")
+        entries = emit_weights(compiled.models, folder / WEIGHTS_NAME)
+        self.weights: dict[str, WeightEntry] = {e.name: e for e in entries}
+        self.initial = {t.name: t.initial for t in compiled.trainables}
+        save_file(self.initial, folder / _PARAMETERS_NAME)
+
+    def manifest(self) -> Manifest:
+        """Plans and rehearses everything, and describes it."""
+        compiled = self.compiled
+        train = tuple(self._train(batch) for batch in sorted(compiled.steps))
+        plan, evidence = self._planned(compiled.evaluation, "eval.onnx")
+        evaluation = BatchGraph("eval.onnx", compiled.eval_batch, plan, evidence)
+        used = emit_model(compiled.inference, self.weights, self.folder / "infer.onnx",
+                          skeleton=True)
+        plan, evidence = self._planned(compiled.optimizer, "optimizer.onnx")
+        graphs = Graphs(train, evaluation, InferGraph("infer.onnx", used),
+                        OptimizerGraph("optimizer.onnx", plan, evidence))
+        return describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
+                                 versions())
+
+    def _train(self, batch: int) -> BatchGraph:
+        step = self.compiled.steps[batch]
+        name = f"train_b{batch}.onnx"
+        reference = self.compiled.references.get(batch)
+        plan, evidence = self._planned(step.model, name, reference)
+        return BatchGraph(name, batch, plan, evidence)
+
+    def _planned(self, model: ir.Model, name: str, reference: object = None,
+                 ) -> tuple[MemoryPlan, Evidence]:
+        self.on_stage("plan", name)
+        plan = plan_memory(model).plan
+        emit_model(model, self.weights, self.folder / name)
+        self.on_stage("rehearse", name)
+        inputs, outputs = self.folder / "rehearsal.npz", self.folder / "outputs.npz"
+        np.savez(inputs, **self._inputs(model))  # type: ignore[arg-type]  # names are data
+        evidence = rehearse(self.folder / name, plan, inputs, repeat=_REPEAT, outputs=outputs,
+                            threads=self.options.threads)
+        step = self.compiled.references
+        if reference is not None:
+            error = self._gradient_error(next(iter(step.values())).model, inputs, outputs)
+            evidence = describe.with_gradient_error(evidence, error)
+        inputs.unlink()
+        outputs.unlink(missing_ok=True)
+        return plan, evidence
+
+    def _gradient_error(self, reference: ir.Model, inputs: Path, outputs: Path):  # noqa: ANN202
+        graph, exact = self.folder / "reference.onnx", self.folder / "exact.npz"
+        emit_model(reference, self.weights, graph)
+        run_graph(graph, inputs=inputs, arena_bytes=None, outputs=exact,
+                  threads=self.options.threads)
+        error = gradient_error(outputs, exact)
+        graph.unlink()
+        exact.unlink()
+        return error
+
+    def _inputs(self, model: ir.Model) -> dict[str, np.ndarray]:
+        """Seeded stand-in inputs: noise of the size of normalized images, real parameters."""
+        rng = np.random.default_rng(self.options.seed)
+        made: dict[str, np.ndarray] = {}
+        for value in model.graph.inputs:
+            name, shape, dtype = value.name or "", shape_of(value), dtype_of(value).numpy()
+            if name.startswith("param."):
+                made[name] = self.initial[name.removeprefix("param.")]
+            elif name == "target":
+                made[name] = np.eye(shape[1], dtype=dtype)[rng.integers(shape[1], size=shape[0])]
+            elif name == "weight":
+                made[name] = np.full(shape, 1.0 / shape[0], dtype)
+            elif name.startswith(("acc.", "m.", "v.")):
+                made[name] = np.zeros(shape, dtype)
+            elif not shape:
+                made[name] = np.asarray(0.5, dtype)
+            elif np.issubdtype(dtype, np.integer):
+                made[name] = np.ones(shape, dtype)
+            else:
+                made[name] = rng.standard_normal(shape).astype(dtype)
+        return made
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part in a pack."""
+    found = {}
+    for name in ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,105 @@
+"""From a captured backbone to the graphs of a bundle: the pure stages in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from s2a_edge.pack.adapt import Adapted, Trainable, adapt
+from s2a_edge.pack.capture import Backbone, Captured
+from s2a_edge.pack.differentiate import (
+    StepGraph,
+    differentiate,
+    forward_model,
+    require_rules,
+)
+from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.normalize import normalize
+from s2a_edge.pack.optimizer import optimizer_model
+from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.regroup import slices_to_splits
+from s2a_edge.spec.errors import InternalError
+
+# Export runs one sample at a time on any device.
+_INFER_BATCH = 1
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """All graphs of a bundle, not yet planned or written.
+
+    Attributes:
+        backbone: as captured for the largest micro-batch.
+        trainables: in the order of the graphs' inputs.
+        steps: micro-batch -> compressed training step.
+        references: micro-batch -> the same step with nothing compressed.
+        eval_batch: samples per run of the evaluation graph.
+        evaluation, inference, optimizer: the other graphs.
+    """
+
+    backbone: Backbone
+    trainables: tuple[Trainable, ...]
+    steps: dict[int, StepGraph]
+    references: dict[int, StepGraph]
+    eval_batch: int
+    evaluation: ir.Model
+    inference: ir.Model
+    optimizer: ir.Model
+
+    @property
+    def models(self) -> tuple[ir.Model, ...]:
+        """Every model whose weights the bundle must hold."""
+        return (*(s.model for s in self.steps.values()), self.evaluation, self.inference)
+
+
+def compile_backbone(captured: Captured, options: PackOptions,
+                     on_stage: Callable[[str, str], None]) -> Compiled:
+    """Normalizes, adapts and differentiates ``captured`` for every batch of the recipe.
+
+    Raises:
+        UnsupportedOperatorError: before any other work, with all operators that lack a rule.
+        SourceError: if the backbone cannot be made static.
+    """
+    batches = sorted(options.micro_batches)
+    largest = batches[-1]
+    on_stage("normalize", f"batch {largest}")
+    backbone, adapted = _adapted(captured, largest, options)
+    require_rules(adapted)
+    by_batch = {largest: adapted}
+    for batch in {*batches, _INFER_BATCH} - {largest}:
+        on_stage("normalize", f"batch {batch}")
+        by_batch[batch] = _adapted(captured, batch, options)[1]
+    _same_trainables(by_batch)
+    precision = Precision(options.bits, options.attention)
+    on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
+    steps = {b: differentiate(by_batch[b], precision) for b in batches}
+    for step in steps.values():
+        check_emitted(step.model)
+    references = {largest: differentiate(adapted, Precision(32, "store"))}
+    optimizer = optimizer_model(adapted.trainables, options.optimizer)
+    check_emitted(optimizer)
+    return Compiled(backbone, adapted.trainables, steps, references, largest,
+                    forward_model(adapted, "eval"), forward_model(by_batch[_INFER_BATCH], "infer"),
+                    optimizer)
+
+
+def _adapted(captured: Captured, batch: int, options: PackOptions) -> tuple[Backbone, Adapted]:
+    backbone = normalize(captured.at_batch(batch))
+    slices_to_splits(backbone.model)
+    adapted = adapt(backbone.model, backbone.data_inputs, backbone.features,
+                    classes=len(options.labels), adapters=options.adapters, seed=options.seed)
+    return backbone, adapted
+
+
+def _same_trainables(by_batch: dict[int, Adapted]) -> None:
+    """A checkpoint must fit every graph: names and shapes may not depend on the batch."""
+    names = {batch: [(t.name, t.initial.shape) for t in adapted.trainables]
+             for batch, adapted in by_batch.items()}
+    first = next(iter(names.values()))
+    for batch, other in names.items():
+        if other != first:
+            raise InternalError(where=f"graph of batch {batch}", expected="the same trainables",
+                                got=str(sorted(set(other) ^ set(first))[:4]), todo="report this")

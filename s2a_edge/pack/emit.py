@@ -1,0 +1,127 @@
+"""Turning graphs into files: the only place that knows how ONNX stores things.
+
+Frozen weights of all graphs go once into ``weights.bin``; the graphs refer to them as external
+data, which the runtime maps instead of copying. What stays inline are small constants: shapes,
+axes, codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import MICROSOFT, OPSET
+from s2a_edge.spec.bundle_write import write_weights
+from s2a_edge.spec.errors import InternalError
+from s2a_edge.spec.manifest import WeightEntry
+
+WEIGHTS_NAME = "weights.bin"
+# Below this a tensor is a constant of the graph rather than a weight worth a page of its own.
+INLINE_BELOW_BYTES = 4096
+
+
+def frozen_tensors(models: Iterable[ir.Model]) -> dict[str, ir.TensorProtocol]:
+    """The tensors of ``models`` that belong into ``weights.bin``, by name.
+
+    Raises:
+        InternalError: if two graphs hold different tensors under one name.
+    """
+    found: dict[str, ir.TensorProtocol] = {}
+    for model in models:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < INLINE_BELOW_BYTES:
+                continue
+            before = found.setdefault(name, tensor)
+            if before is not tensor and not _equal(before, tensor):
+                raise InternalError(where=f"weight {name}", expected="equal content in all graphs",
+                                    got="different content", todo="report this")
+    return found
+
+
+def _equal(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy())
+
+
+def emit_weights(models: Sequence[ir.Model], path: Path) -> tuple[WeightEntry, ...]:
+    """Writes ``weights.bin``; tensors are taken one at a time.
+
+    Raises:
+        StorageError: if the disk refuses.
+    """
+    tensors = frozen_tensors(models)
+    return tuple(write_weights(path, ((name, t.numpy()) for name, t in tensors.items())))
+
+
+def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, *,
+               skeleton: bool = False) -> tuple[str, ...]:
+    """Writes one graph and returns the names of the weights it uses.
+
+    Args:
+        model: the graph; nodes are written in the order they have.
+        weights: what ``weights.bin`` holds.
+        path: the file to write, beside ``weights.bin``.
+        skeleton: leave weights and ``param.*`` out altogether (``infer.onnx``: export adds them).
+    """
+    graph = model.graph
+    used = tuple(name for name in graph.initializers if name in weights)
+    kept = {name: graph.initializers[name].const_value for name in used}
+    try:
+        for name in used:
+            entry = weights[name]
+            graph.initializers[name].const_value = ir.ExternalTensor(
+                WEIGHTS_NAME, entry.offset, entry.size_bytes, ir.DataType.from_numpy(
+                    np.dtype(entry.dtype)),
+                shape=ir.Shape(list(entry.shape)), name=name, base_dir=path.parent)
+        proto = ir.to_proto(model)
+    finally:
+        for name, tensor in kept.items():
+            graph.initializers[name].const_value = tensor
+    if skeleton:
+        inline = [t for t in proto.graph.initializer if t.name not in weights]
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(inline)
+        data = [i for i in proto.graph.input if not i.name.startswith("param.")]
+        del proto.graph.input[:]
+        proto.graph.input.extend(data)
+    # Value infos and metadata serve the planner; a runtime only spends memory on them.
+    del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    path.write_bytes(proto.SerializeToString())
+    return used
+
+
+def check_emitted(model: ir.Model) -> None:
+    """What the runtime's file-order execution relies on; a violation is our bug.
+
+    Unique names, topological order, no operator that jumps ahead (``Shape``, ``Size``), and every
+    reader of an accumulator or parameter before the node that writes it in place.
+
+    Raises:
+        InternalError: naming the node.
+    """
+    made: set[ir.Value] = {*model.graph.inputs, *model.graph.initializers.values()}
+    names: set[str] = set()
+    written: set[str] = set()
+    for node in model.graph:
+        problem = None
+        if node.name in names:
+            problem = "a name of its own"
+        elif node.op_type in ("Shape", "Size") or node.domain not in ("", MICROSOFT):
+            problem = f"operators of opset {OPSET} that run in file order"
+        elif any(v is not None and v not in made for v in node.inputs):
+            problem = "operands that are made before it"
+        elif any(v is not None and v.name in written for v in node.inputs):
+            problem = "to read its operands before they are overwritten"
+        if problem:
+            raise InternalError(where=f"{node.op_type} {node.name}", expected=problem, got="none",
+                                todo="report this")
+        names.add(node.name or "")
+        made.update(node.outputs)
+        written.update(v.name.replace("_out.", ".", 1) for v in node.outputs
+                       if v.name and v.is_graph_output() and "_out." in v.name)

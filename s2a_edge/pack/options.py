@@ -1,0 +1,83 @@
+"""What a user may ask of ``pack``, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2a_edge.pack.adapt import ADAPTERS
+from s2a_edge.pack.optimizer import SCALARS
+from s2a_edge.pack.precision import BITS, Attention
+from s2a_edge.spec.errors import UsageError
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """The recipe of a pack.
+
+    Attributes:
+        labels: class names, in the order of the head's outputs.
+        input_shape: shape of one sample, e.g. (3, 224, 224); None: as the source says.
+        weights: weights for a source that has none.
+        features: name of the internal value to cut at; None: found.
+        pool: ``cls``, ``mean`` or ``gap``, for features that are not [N, D].
+        effective_batch: samples per optimizer step.
+        micro_batches: samples per run of a training graph; one graph each.
+        adapters: names out of ``adapt.ADAPTERS``.
+        bits: bits per saved value: 2, 4, 8, 16 or 32 (off).
+        attention: whether attention probabilities are stored, recomputed, or what is better.
+        optimizer: ``adamw`` or ``sgd``.
+        device: name of the device profile it is meant for.
+        seed: of the head's start values and of the rehearsal's inputs.
+        mean, std, scale, channels, crop_pct, interpolation: preprocessing of an ONNX source.
+        threads: threads of the rehearsal; None: all usable cores.
+    """
+
+    labels: tuple[str, ...]
+    input_shape: tuple[int, ...] | None = None
+    weights: Path | None = None
+    features: str | None = None
+    pool: str | None = None
+    effective_batch: int = 32
+    micro_batches: tuple[int, ...] = (8,)
+    adapters: tuple[str, ...] = ("bias", "head")
+    bits: int = 4
+    attention: Attention = "auto"
+    loss: str = "cross_entropy"
+    optimizer: str = "adamw"
+    device: str | None = None
+    seed: int = 0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    scale: float | None = None
+    channels: str | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("--labels / --classes", len(self.labels) >= 2, "at least two classes",
+             f"{len(self.labels)}"),
+            ("--labels", len(set(self.labels)) == len(self.labels), "different labels",
+             "a label given twice"),
+            ("--bits", self.bits in BITS, f"one of {BITS}", str(self.bits)),
+            ("--adapters", bool(self.adapters) and set(self.adapters) <= set(ADAPTERS),
+             f"names out of {', '.join(ADAPTERS)}", ",".join(self.adapters) or "none"),
+            ("--optimizer", self.optimizer in SCALARS, " or ".join(SCALARS), self.optimizer),
+            ("--loss", self.loss == "cross_entropy", "cross_entropy", self.loss),
+            ("--attention", self.attention in ("auto", "store", "recompute"),
+             "auto, store or recompute", str(self.attention)),
+            ("--micro-batch", bool(self.micro_batches) and min(self.micro_batches, default=0) >= 1
+             and len(set(self.micro_batches)) == len(self.micro_batches),
+             "different numbers of at least 1", str(self.micro_batches)),
+            ("--batch", self.effective_batch >= max(self.micro_batches, default=1),
+             "at least the largest micro-batch", str(self.effective_batch)),
+            ("--input", self.input_shape is None or min(self.input_shape, default=0) >= 1,
+             "sizes of at least 1", str(self.input_shape)),
+            ("--seed", self.seed >= 0, "a number of at least 0", str(self.seed)),
+        ]
+        for where, holds, expected, got in checks:
+            if not holds:
+                raise UsageError(where=where, expected=expected, got=got,
+                                 todo="correct the flag")

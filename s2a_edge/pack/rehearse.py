@@ -1,0 +1,146 @@
+"""The rehearsal: every graph of a bundle runs on this host before the bundle exists.
+
+The board's own runtime code does it, in a fresh process per measurement (one process can hold one
+arena limit, and only a fresh process has a clean peak). What is measured: that the graph runs
+inside the planned arena, how small the arena may really be, the process's memory, the time of a
+step, and the gradients against those of the uncompressed step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2a_edge.spec.errors import InternalError
+from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
+
+# Bisection ends when the bracket is this share of the plan.
+_RESOLUTION = 0.005
+# How far below the plan the search starts: a plan more than this above the truth is too loose.
+_SEARCH_BELOW = 0.12
+# Gradients whose true norm is below this share of the largest are compared on that scale: a key
+# bias, for one, has a true gradient of exactly zero.
+_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """One run of a graph in a process of its own; sizes in bytes, times in ms."""
+
+    ok: bool
+    failure: str
+    runtime_base_bytes: int
+    session_bytes: int
+    process_peak_bytes: int
+    step_ms: tuple[float, ...]
+    onnxruntime: str
+
+
+def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: int | None = None,
+              repeat: int = 1, outputs: Path | None = None) -> Rehearsed:
+    """Runs ``graph`` in a subprocess of the board's runtime.
+
+    Raises:
+        InternalError: if the subprocess breaks in another way than by its memory limit.
+    """
+    request = {"graph": str(graph), "inputs": str(inputs), "arena_bytes": arena_bytes,
+               "threads": threads, "repeat": repeat,
+               "outputs": None if outputs is None else str(outputs)}
+    done = subprocess.run([sys.executable, "-m", "s2a_edge.run.rehearsal"],
+                          input=json.dumps(request), capture_output=True, text=True, check=False,
+                          env=_environment())
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, json.JSONDecodeError) as error:
+        raise InternalError(where=f"rehearsal of {graph.name}", expected="a JSON answer",
+                            got=f"exit {done.returncode}: {done.stderr.strip()[-400:]}",
+                            todo="report this") from error
+    if not answer["ok"] and not answer.get("out_of_memory", False):
+        raise InternalError(where=f"rehearsal of {graph.name}", expected="a run",
+                            got=str(answer.get("error"))[:400], todo="report this")
+    return Rehearsed(bool(answer["ok"]), str(answer.get("error") or ""),
+                     int(answer.get("runtime_base_bytes") or 0),
+                     int(answer.get("session_bytes") or 0),
+                     int(answer.get("process_peak_bytes") or 0),
+                     tuple(answer.get("step_ms") or ()), str(answer.get("onnxruntime") or "?"))
+
+
+def _environment() -> dict[str, str]:
+    """The subprocess must find this very package, also when it is not installed."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+
+
+def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
+             gradient_error: GradientError | None = None, outputs: Path | None = None,
+             threads: int | None = None) -> Evidence:
+    """Runs ``graph`` inside its planned arena and measures.
+
+    Raises:
+        InternalError: if it does not run there: the plan is wrong and the pack has failed.
+    """
+    run = run_graph(graph, inputs=inputs, arena_bytes=plan.arena_bytes, repeat=repeat,
+                    outputs=outputs, threads=threads)
+    if not run.ok:
+        raise InternalError(where=f"rehearsal of {graph.name}",
+                            expected=f"to run in the planned {plan.arena_bytes} bytes",
+                            got=run.failure, todo="report this: the plan is wrong")
+    measured = _smallest_arena(graph, plan, inputs, threads)
+    return Evidence(machine=machine(), onnxruntime=run.onnxruntime,
+                    arena_measured_bytes=measured, process_peak_bytes=run.process_peak_bytes,
+                    runtime_base_bytes=run.runtime_base_bytes, session_bytes=run.session_bytes,
+                    step_ms=statistics.median(run.step_ms), n=len(run.step_ms),
+                    gradient_error=gradient_error)
+
+
+def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | None) -> int:
+    """The smallest arena limit under which the graph is seen to run, by bisection."""
+    high = plan.arena_bytes
+    low = int(high * (1 - _SEARCH_BELOW))
+    while high - low > max(_RESOLUTION * plan.arena_bytes, 4096):
+        middle = (low + high) // 2
+        if run_graph(graph, inputs=inputs, arena_bytes=middle, threads=threads).ok:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def gradient_error(compressed: Path, reference: Path) -> GradientError:
+    """Relative error of each ``acc_out.*`` of two output files (npz), 0.01 = one percent.
+
+    ``‖g - g₀‖ / max(‖g₀‖, floor)``; the floor is a thousandth of the largest gradient's norm per
+    square root of its size, so that a gradient that is truly zero does not divide by zero.
+    """
+    with np.load(compressed) as ours, np.load(reference) as exact:
+        names = [n for n in exact.files if n.startswith("acc_out.")]
+        rms = {n: float(np.sqrt(np.mean(np.square(exact[n], dtype=np.float64)))) for n in names}
+        floor = _FLOOR * max(rms.values())
+        errors = {n.removeprefix("acc_out."): float(
+            np.sqrt(np.mean(np.square(ours[n].astype(np.float64) - exact[n])))
+            / max(rms[n], floor)) for n in names}
+    worst = max(errors, key=lambda n: errors[n])
+    return GradientError(max=errors[worst], median=statistics.median(errors.values()), worst=worst)
+
+
+def machine() -> str:
+    """This host in words: processor model and number of usable cores."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
