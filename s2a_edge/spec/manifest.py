@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from s2a_edge.spec import strict_json
 from s2a_edge.spec.manifest_checks import WEIGHTS_ALIGNMENT_BYTES, check_consistency
@@ -17,8 +17,8 @@ from s2a_edge.spec.memory_plan import MAX_BYTES, ByteCount, Evidence, MemoryPlan
 from s2a_edge.spec.strict_json import Length, Matches, Span, refuse
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = "s2a-bundle"
-FORMAT_VERSION = 1
+FORMAT: Final = "s2a-bundle"
+FORMAT_VERSION: Final = 1
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ENTRIES = 65_536  # trainables, saved values, weights, labels: each

@@ -115,7 +115,7 @@ def parse(text: str, *, where: str) -> object:
             ),
         )
     except json.JSONDecodeError as error:
-        refuse(where, "JSON", f"{error.msg} at line {error.lineno}, column {error.colno}")
+        refuse(where, "JSON", f"{error.msg} (line {error.lineno}, column {error.colno})")
     except RecursionError:
         refuse(where, "JSON of a few levels", "lists or objects nested too deeply")
 
