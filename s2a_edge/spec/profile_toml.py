@@ -109,8 +109,11 @@ def _read_sources(table: Mapping[str, object], file: str) -> dict[str, tuple[str
         _only_keys(entry, ("text", "date"), file, path)
         date = _typed(entry, "date", str, file, path)
         try:
-            datetime.date.fromisoformat(date)
+            # Python 3.11 reads other ISO forms too; one form is enough.
+            one_form = datetime.date.fromisoformat(date).isoformat() == date
         except ValueError:
+            one_form = False
+        if not one_form:
             _refuse(file, f"{path}.date", "a date such as 2026-01-31", repr(date))
         sources[key] = (_typed(entry, "text", str, file, path), date)
     return sources

@@ -156,6 +156,7 @@ def test_a_users_profile_is_read(tmp_path: Path) -> None:
         ('value = "1GiB", ', "", "memory.mem_total.value: expected a value, got nothing"),
         ('{ value = "1GiB", source = "me" }', '"1GiB"', "memory.mem_total: expected a table"),
         ("2026-01-31", "January", "sources.me.date: expected a date"),
+        ("2026-01-31", "20260131", "sources.me.date: expected a date"),
         ('text = "measured by me", ', "", "sources.me.text"),
         ('text = "measured by me"', 'text = ""', "sources.me.text"),
         ("[sources]", "[[sources]]", "sources"),

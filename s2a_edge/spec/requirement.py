@@ -1,0 +1,280 @@
+"""What training a bundle needs in memory, line by line.
+
+A **budget** is what the whole training process may hold in memory at once: Python and the runtime,
+the arena, the trainable tensors, the input pipeline, and the frozen weights that are mapped from
+``weights.bin``, all of them taken as resident. A **requirement** is the sum of those lines; each
+says whether it was *measured* (at pack time, or by the caller on this device) or *planned*.
+
+All sessions of the process share one arena and run one after another, so it must hold the largest
+of the train, eval and optimizer plans, not their sum. Everything else is held side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from s2a_edge.spec.errors import UsageError
+from s2a_edge.spec.manifest import BatchGraph, Manifest
+from s2a_edge.spec.manifest_checks import ITEM_BYTES
+from s2a_edge.spec.units import MIB
+
+How = Literal["measured at pack time", "measured on this device", "planned"]
+
+STATES_PER_TRAINABLE = {"adamw": 2, "sgd": 1}  # m and v; momentum
+
+# One frame of 1920x1080 at the decoder's four bytes per pixel, with a MiB for its buffers: the
+# size of a common camera's pictures. A run that knows its data set passes the data set's own bound.
+DECODED_IMAGE_BYTES = 1920 * 1080 * 4 + MIB
+
+
+class LineKind(str, Enum):
+    """What a line of a requirement is for."""
+
+    RUNTIME = "runtime"
+    SESSIONS = "sessions"
+    WEIGHTS = "weights"
+    ARENA = "arena"
+    TRAINABLES = "trainables"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    INPUTS = "inputs"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class RequirementLine:
+    """One part of what training needs: what it is, its bytes, and how they are known."""
+
+    label: str
+    size_bytes: int
+    how: How
+    kind: LineKind
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a requirement fits a budget.
+
+    Attributes:
+        fits: it does.
+        budget_bytes: the budget.
+        headroom_bytes: what is left; 0 if it does not fit.
+        missing_bytes: what is missing; 0 if it fits.
+    """
+
+    fits: bool
+    budget_bytes: int
+    headroom_bytes: int
+    missing_bytes: int
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What training with one micro-batch needs.
+
+    Attributes:
+        micro_batch: rows per step of the train graph.
+        arena_bytes: the limit to give the runtime's arena.
+        lines: the parts, in the order of a table.
+    """
+
+    micro_batch: int
+    arena_bytes: int
+    lines: tuple[RequirementLine, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of the lines."""
+        return sum(line.size_bytes for line in self.lines)
+
+    def of_kind(self, *kinds: LineKind) -> int:
+        """Bytes of the lines of these kinds."""
+        return sum(line.size_bytes for line in self.lines if line.kind in kinds)
+
+    def verdict(self, budget_bytes: int) -> Verdict:
+        """Whether all of it fits ``budget_bytes``; a budget of exactly the total fits."""
+        left_bytes = budget_bytes - self.total_bytes
+        return Verdict(left_bytes >= 0, budget_bytes, max(0, left_bytes), max(0, -left_bytes))
+
+    def as_dict(self) -> dict[str, object]:
+        """The requirement as JSON-ready values."""
+        lines = [
+            {"label": x.label, "bytes": x.size_bytes, "how": x.how, "kind": x.kind.value}
+            for x in self.lines
+        ]
+        return {
+            "micro_batch": self.micro_batch,
+            "arena_bytes": self.arena_bytes,
+            "total_bytes": self.total_bytes,
+            "lines": lines,
+        }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a requirement depends on besides the bundle.
+
+    Attributes:
+        provider: ``cuda`` copies the frozen weights into device memory for each session that reads
+            them (on a Jetson that is the same DRAM).
+        runtime_base_bytes: memory of this process before the first session, measured by the
+            caller on this device; None: what was measured at pack time.
+        decoded_image_bytes: most bytes that decoding one image takes.
+        prefetch: a second batch is read while the first is computed.
+    """
+
+    provider: Literal["cpu", "cuda"] = "cpu"
+    runtime_base_bytes: int | None = None
+    decoded_image_bytes: int = DECODED_IMAGE_BYTES
+    prefetch: bool = True
+
+
+DEFAULT_SETTING = Setting()
+
+
+def requirement(
+    manifest: Manifest, *, micro_batch: int | None = None, setting: Setting = DEFAULT_SETTING
+) -> Requirement:
+    """What training ``manifest``'s bundle needs.
+
+    Args:
+        manifest: of the bundle.
+        micro_batch: which train graph; None: the largest.
+        setting: what else it depends on.
+
+    Raises:
+        UsageError: the bundle has no train graph of that micro-batch.
+    """
+    train = _train_graph(manifest, micro_batch)
+    graphs = manifest.graphs
+    plans = {train.file: train.plan, graphs.eval.file: graphs.eval.plan}
+    plans[graphs.optimizer.file] = graphs.optimizer.plan
+    largest = max(plans, key=lambda file: plans[file].arena_bytes)
+    arena_bytes = plans[largest].arena_bytes
+    param_bytes = sum(trainable.size_bytes for trainable in manifest.trainables)
+    states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
+    lines = [
+        *_runtime_lines(manifest, train, setting),
+        *_weight_lines(manifest, setting),
+        RequirementLine(f"arena ({largest} needs most)", arena_bytes, "planned", LineKind.ARENA),
+        RequirementLine("trainable tensors", param_bytes, "planned", LineKind.TRAINABLES),
+        RequirementLine("their gradients", param_bytes, "planned", LineKind.GRADIENTS),
+        RequirementLine(
+            f"state of {manifest.recipe.optimizer}",
+            states * param_bytes,
+            "planned",
+            LineKind.OPTIMIZER,
+        ),
+        *_input_lines(manifest, train, setting),
+    ]
+    return Requirement(train.batch, arena_bytes, tuple(line for line in lines if line.size_bytes))
+
+
+def micro_batches(manifest: Manifest) -> tuple[int, ...]:
+    """The packed micro-batches, largest first."""
+    return tuple(sorted((graph.batch for graph in manifest.graphs.train), reverse=True))
+
+
+def _train_graph(manifest: Manifest, micro_batch: int | None) -> BatchGraph:
+    wanted = micro_batches(manifest)[0] if micro_batch is None else micro_batch
+    for graph in manifest.graphs.train:
+        if graph.batch == wanted:
+            return graph
+    packed = ", ".join(map(str, micro_batches(manifest)))
+    raise UsageError(
+        where="--micro-batch",
+        expected=f"one of the packed micro-batches, {packed}",
+        got=str(micro_batch),
+        todo="choose one of them, or pack again with this one",
+    )
+
+
+def _runtime_lines(
+    manifest: Manifest, train: BatchGraph, setting: Setting
+) -> tuple[RequirementLine, ...]:
+    """Python and onnxruntime, the three sessions, and what a rehearsal found on top."""
+    graphs = manifest.graphs
+    evidence = (train.evidence, graphs.eval.evidence, graphs.optimizer.evidence)
+    base_bytes = max(one.runtime_base_bytes for one in evidence)
+    how: How = "measured at pack time"
+    if setting.runtime_base_bytes is not None:
+        base_bytes, how = setting.runtime_base_bytes, "measured on this device"
+    sessions_bytes = sum(one.session_bytes for one in evidence)
+    return (
+        RequirementLine("Python and onnxruntime", base_bytes, how, LineKind.RUNTIME),
+        RequirementLine(
+            "sessions (train, eval, optimizer)",
+            sessions_bytes,
+            "measured at pack time",
+            LineKind.SESSIONS,
+        ),
+        RequirementLine(
+            "beyond the plan",
+            _beyond_plan(manifest, train),
+            "measured at pack time",
+            LineKind.OTHER,
+        ),
+    )
+
+
+def _beyond_plan(manifest: Manifest, train: BatchGraph) -> int:
+    """The most by which a rehearsal's process exceeded the parts that are known of it.
+
+    Evidence counts anonymous memory; so do the parts here: mapped weights are not among them.
+    """
+    graphs = manifest.graphs
+    param_bytes = sum(trainable.size_bytes for trainable in manifest.trainables)
+    states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
+    row_bytes = _row_bytes(manifest)
+    train_bytes = 2 * param_bytes + train.batch * row_bytes
+    eval_bytes = param_bytes + graphs.eval.batch * row_bytes
+    optimizer_bytes = (2 + states) * param_bytes
+    rehearsed = (
+        (train.plan, train.evidence, train_bytes),
+        (graphs.eval.plan, graphs.eval.evidence, eval_bytes),
+        (graphs.optimizer.plan, graphs.optimizer.evidence, optimizer_bytes),
+    )
+    beyond = (
+        seen.process_peak_bytes
+        - (seen.runtime_base_bytes + seen.session_bytes + plan.arena_bytes + bound_bytes)
+        for plan, seen, bound_bytes in rehearsed
+    )
+    return max(0, *beyond)
+
+
+def _weight_lines(manifest: Manifest, setting: Setting) -> tuple[RequirementLine, ...]:
+    file_bytes = max((x.offset + x.size_bytes for x in manifest.weights), default=0)
+    # The train and the eval session each hold a copy on CUDA; the optimizer reads no weights.
+    copies_bytes = 2 * file_bytes if setting.provider == "cuda" else 0
+    return (
+        RequirementLine("frozen weights, mapped", file_bytes, "planned", LineKind.WEIGHTS),
+        RequirementLine(
+            "frozen weights, copied to the GPU", copies_bytes, "planned", LineKind.WEIGHTS
+        ),
+    )
+
+
+def _row_bytes(manifest: Manifest) -> int:
+    """Bytes of one sample's inputs, target row, label, weight and logits."""
+    data_bytes = sum(math.prod(x.shape) * ITEM_BYTES[x.dtype] for x in manifest.inputs)
+    scores_bytes = 2 * manifest.task.classes * ITEM_BYTES["float32"]
+    return data_bytes + scores_bytes + ITEM_BYTES["int64"] + ITEM_BYTES["float32"]
+
+
+def _input_lines(
+    manifest: Manifest, train: BatchGraph, setting: Setting
+) -> tuple[RequirementLine, ...]:
+    rows = max(train.batch, manifest.graphs.eval.batch) * (2 if setting.prefetch else 1)
+    image_bytes = setting.decoded_image_bytes if manifest.preprocessing is not None else 0
+    return (
+        RequirementLine(
+            "batches of inputs" + (", one ahead" if setting.prefetch else ""),
+            rows * _row_bytes(manifest),
+            "planned",
+            LineKind.INPUTS,
+        ),
+        RequirementLine("one image being decoded", image_bytes, "planned", LineKind.INPUTS),
+    )
