@@ -1,0 +1,112 @@
+"""A backbone before its batch is fixed, and how one batch of it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from s2a_edge.pack.capture.backbone import Backbone
+from s2a_edge.pack.capture.features import (
+    Candidate,
+    cut_at,
+    default_features,
+    list_features,
+    pool_features,
+    set_output,
+)
+from s2a_edge.pack.capture.static_shapes import make_static
+from s2a_edge.spec.errors import SourceError
+from s2a_edge.spec.manifest import Preprocessing, Source
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A backbone as its exporter left it; :meth:`at_batch` makes it static.
+
+    Attributes:
+        graph_at: a fresh copy of the graph whose inputs have static shapes for a batch. Weights
+            are shared between copies.
+        preprocessing: of images, or None.
+        source: as the manifest records it.
+        rehead: leave off a final classifier when no features are named.
+    """
+
+    graph_at: Callable[[int], ir.Model]
+    preprocessing: Preprocessing | None
+    source: Source
+    rehead: bool
+
+    def at_batch(self, batch: int) -> Backbone:
+        """The backbone for ``batch`` samples at a time, ending in features [batch, D].
+
+        Raises:
+            SourceError: if it cannot be made static, or its features are not [batch, D].
+        """
+        model = self.graph_at(batch)
+        if self.source.features is not None:
+            cut_at(model, self.source.features)
+        make_static(model)
+        if self.source.features is not None:
+            value = model.graph.outputs[0]
+        else:
+            value = default_features(model, batch, rehead=self.rehead)
+        set_output(model, pool_features(model, value, self.source.pool, batch))
+        return Backbone(model, _used_inputs(model), model.graph.outputs[0], self.preprocessing,
+                        self.source, batch)
+
+    def candidates(self) -> list[Candidate]:
+        """Values that ``--features`` could name, the likeliest first (batch 1 shapes)."""
+        model = self.graph_at(1)
+        make_static(model)
+        return list_features(model, 1)
+
+
+def _used_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
+    """The inputs that the features depend on; the others are taken off the graph."""
+    used = [v for v in model.graph.inputs if v.uses()]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(used)
+    if not used:
+        raise SourceError(where="features", expected="a value computed from an input",
+                          got=f"{model.graph.outputs[0].name}, which depends on none",
+                          todo="choose another value with --features")
+    return tuple(used)
+
+
+def with_input_shapes(model: ir.Model, shapes: dict[str, tuple[int, ...]], batch: int) -> ir.Model:
+    """A copy of ``model`` whose inputs are [batch, *shape]; weights are shared."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        assert value.name is not None
+        value.shape = ir.Shape([batch, *shapes[value.name]])
+    return copy
+
+
+def sample_shapes(model: ir.Model, given: tuple[int, ...] | None, where: str,
+                  ) -> dict[str, tuple[int, ...]]:
+    """Shape without the batch of each input; ``given`` replaces sizes of the same rank.
+
+    Raises:
+        SourceError: if a size is open and not given, or ranks differ.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for value in model.graph.inputs:
+        dims = list(value.shape) if value.shape is not None else []
+        label = f"input {value.name} {[d if isinstance(d, int) else '?' for d in dims]} of {where}"
+        if given is not None and len(given) == len(dims) - 1:
+            found[str(value.name)] = given
+        elif given is not None and (len(model.graph.inputs) == 1 or not dims):
+            if dims:
+                raise SourceError(where=label, expected=f"{len(dims) - 1} sizes in --input",
+                                  got="x".join(map(str, given)), todo="give a size for each axis "
+                                  "but the batch")
+            found[str(value.name)] = given
+        elif not dims or not all(isinstance(d, int) and d > 0 for d in dims[1:]):
+            raise SourceError(where=label, expected="a size for every axis but the batch",
+                              got="open sizes", todo="give them with --input, for example "
+                              "--input 3x224x224")
+        else:
+            found[str(value.name)] = tuple(int(d) for d in dims[1:])  # type: ignore[arg-type]  # checked just above
+    return found

@@ -1,0 +1,200 @@
+"""Where the backbone ends: cutting at a value, leaving a classifier off, pooling to [N, D]."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from s2a_edge.pack.graph import infer_outputs, module_of, shape_of
+from s2a_edge.spec.errors import SourceError
+
+_LINEAR = frozenset({"Gemm", "MatMul"})
+_AFTER_CLASSIFIER = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Flatten", "Reshape",
+                               "Squeeze", "Cast"})
+POOLS = ("cls", "mean", "gap")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A value that could serve as features.
+
+    Attributes:
+        name: what ``--features`` takes.
+        shape: with the batch as its first entry.
+        module: where it is computed.
+        pools: values of ``--pool`` that fit; empty where none is needed.
+        residual: whether it lies on the residual stream (the trunk of the network).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    module: str
+    pools: tuple[str, ...]
+    residual: bool
+
+
+def cut_at(model: ir.Model, name: str) -> None:
+    """Makes the value ``name`` the only output and drops what it does not need, in place.
+
+    Raises:
+        SourceError: if there is no such value; close matches are listed.
+    """
+    graph = model.graph
+    values = {v.name: v for node in graph for v in node.outputs if v.name}
+    if name not in values:
+        close = difflib.get_close_matches(name, list(values), n=5, cutoff=0.5)
+        inside = [v for v in values if name.lower() in v.lower()][:5]
+        hints = list(dict.fromkeys([*close, *inside]))
+        raise SourceError(
+            where=f"--features {name}", expected="the name of a value in the graph",
+            got="no such value" + (f"; close: {', '.join(hints)}" if hints else ""),
+            todo="list the candidates and choose one of them")
+    set_output(model, values[name])
+
+
+def set_output(model: ir.Model, value: ir.Value) -> None:
+    """Makes ``value`` the only output and drops nodes and weights it does not need."""
+    model.graph.outputs.clear()
+    model.graph.outputs.append(value)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def default_features(model: ir.Model, batch: int, *, rehead: bool) -> ir.Value:
+    """The features of a graph whose user named none.
+
+    Args:
+        model: with static shapes.
+        batch: length of the first axis.
+        rehead: leave off a final linear classifier (and the softmax behind it).
+
+    Raises:
+        SourceError: if several values could be meant; the candidates are listed.
+    """
+    outputs = [v for v in model.graph.outputs
+               if v.dtype == ir.DataType.FLOAT and shape_of(v)[:1] == (batch,)]
+    if len(outputs) != 1:
+        raise _ask(model, batch, f"{len(model.graph.outputs)} outputs "
+                   f"({', '.join(str(v.name) for v in model.graph.outputs)})")
+    value = outputs[0]
+    return (_before_classifier(value) or value) if rehead else value
+
+
+def _before_classifier(value: ir.Value) -> ir.Value | None:
+    """[N, D] before the linear layer that makes ``value``; None if no such layer ends the graph."""
+    node = value.producer()
+    while node is not None and node.op_type in _AFTER_CLASSIFIER:
+        node = _producer(node, 0)
+    if node is not None and node.op_type == "Add":
+        frozen = [i for i, v in enumerate(node.inputs) if v is not None and v.const_value is not None]
+        node = _producer(node, 1 - frozen[0]) if len(frozen) == 1 else None
+    if node is None or node.op_type not in _LINEAR:
+        return None
+    x, w = node.inputs[0], node.inputs[1]
+    if x is None or w is None or w.const_value is None or len(shape_of(x)) != 2:
+        return None
+    if x.producer() is None or node.attributes.get_int("transA", 0):
+        return None
+    return x
+
+
+def _producer(node: ir.Node, index: int) -> ir.Node | None:
+    value = node.inputs[index]
+    return value.producer() if value is not None else None
+
+
+def pool_features(model: ir.Model, value: ir.Value, pool: str | None, batch: int) -> ir.Value:
+    """Reduces ``value`` to [N, D], appending a pooling node where its rank asks for one.
+
+    ``cls``: [N, T, D] -> first token. ``mean``: [N, T, D] -> mean of tokens.
+    ``gap``: [N, C, H, W] -> mean over H and W (the default at rank 4).
+
+    Raises:
+        SourceError: if the pool is missing or does not fit the rank.
+    """
+    dims = shape_of(value)
+    fitting = _pools_of(dims, batch)
+    if fitting is None or value.dtype != ir.DataType.FLOAT:
+        raise SourceError(
+            where=f"features {value.name}", expected=f"float32 [{batch}, D], [{batch}, T, D] or "
+            f"[{batch}, C, H, W]", got=f"{value.dtype} {list(dims)}",
+            todo="choose another value with --features, or export with a dynamic batch axis")
+    if pool is not None and pool not in fitting:
+        raise SourceError(
+            where=f"--pool {pool}", expected=f"one of {', '.join(fitting)}" if fitting
+            else "no --pool", got=f"features of shape {list(dims)}", todo="change --pool")
+    if pool is None and len(dims) == 3:
+        raise SourceError(where=f"features {value.name}", expected="--pool cls or --pool mean",
+                          got=f"tokens of shape {list(dims)} and no --pool",
+                          todo="say how tokens become one vector")
+    if len(dims) == 2:
+        return value
+    if len(dims) == 4:
+        return _reduce_mean(model, value, [2, 3])
+    return _first_token(model, value) if pool == "cls" else _reduce_mean(model, value, [1])
+
+
+def _pools_of(dims: tuple[int, ...], batch: int) -> tuple[str, ...] | None:
+    if not dims or dims[0] != batch:
+        return None
+    return {2: (), 3: ("cls", "mean"), 4: ("gap",)}.get(len(dims))
+
+
+def _reduce_mean(model: ir.Model, value: ir.Value, axes: list[int]) -> ir.Value:
+    return _append(model, "ReduceMean", value, "pool_axes", ir.tensor(axes, ir.DataType.INT64),
+                   {"keepdims": 0})
+
+
+def _first_token(model: ir.Model, value: ir.Value) -> ir.Value:
+    return _append(model, "Gather", value, "pool_index", ir.tensor(0, ir.DataType.INT64),
+                   {"axis": 1})
+
+
+def _append(model: ir.Model, op_type: str, value: ir.Value, name: str, operand: ir.Tensor,
+            attributes: dict[str, int]) -> ir.Value:
+    graph = model.graph
+    constant = ir.Value(name=name, type=ir.TensorType(operand.dtype), shape=operand.shape,
+                        const_value=operand)
+    graph.register_initializer(constant)
+    node = ir.Node("", op_type, [value, constant], ir.convenience.convert_attributes(attributes),
+                   name="features_pool")
+    node.outputs[0].name = "features"
+    infer_outputs(node)
+    graph.append(node)
+    return node.outputs[0]
+
+
+def list_features(model: ir.Model, batch: int) -> list[Candidate]:
+    """Values that could serve as features: residual stream first, the deepest first."""
+    found: list[Candidate] = []
+    seen: set[str] = set()
+    for node in reversed(list(model.graph)):
+        for value in node.outputs:
+            if value.name is None or value.name in seen or value.dtype != ir.DataType.FLOAT:
+                continue
+            dims = shape_of(value)
+            pools = _pools_of(dims, batch)
+            if pools is None or node.op_type in ("Reshape", "Transpose", "Identity"):
+                continue
+            seen.add(value.name)
+            found.append(Candidate(value.name, dims, module_of(node), pools, _is_residual(node)))
+    return sorted(found, key=lambda c: not c.residual)
+
+
+def _is_residual(node: ir.Node) -> bool:
+    """A sum of two computed values, or the normalization of one."""
+    computed = [v for v in node.inputs if v is not None and v.const_value is None]
+    if node.op_type == "Add":
+        return len(computed) == 2 and shape_of(computed[0]) == shape_of(computed[1])
+    if node.op_type not in ("LayerNormalization", "Relu") or not computed:
+        return False
+    before = computed[0].producer()
+    return before is not None and before.op_type == "Add" and _is_residual(before)
+
+
+def _ask(model: ir.Model, batch: int, got: str) -> SourceError:
+    names = [f"{c.name} {list(c.shape)}" for c in list_features(model, batch)[:6]]
+    return SourceError(where="features", expected="one value to build on", got=got,
+                       todo=f"choose with --features; candidates: {', '.join(names)}")

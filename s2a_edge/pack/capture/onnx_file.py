@@ -1,0 +1,92 @@
+"""Backbones from ``.onnx`` files, opset 9 to 23. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx import version_converter
+from onnx.shape_inference import InferenceError
+from onnx_ir.passes import common as passes
+from onnxscript.version_converter import ConvertVersionPass
+
+from s2a_edge.pack.graph import OPSET
+from s2a_edge.spec.errors import SourceError
+
+OLDEST_OPSET = 9
+NEWEST_OPSET = 23
+
+
+def read_onnx(path: Path) -> tuple[ir.Model, int]:
+    """The model of a file at opset 21, and the opset that the file has.
+
+    Weights stay where they are: inline ones in the parsed file, external ones mapped.
+
+    Raises:
+        SourceError: if the file cannot be read, or its opset cannot be converted.
+    """
+    if not path.is_file():
+        raise SourceError(where=str(path), expected="an ONNX file", got="no such file",
+                          todo="check the path")
+    try:
+        model = ir.load(path)
+    except (DecodeError, ValueError, TypeError, OSError, RuntimeError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not len(model.graph) or not model.graph.outputs:
+        raise _unreadable(path, "no nodes or no outputs")
+    opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 0))
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise SourceError(where=str(path), expected=f"opset {OLDEST_OPSET} to {NEWEST_OPSET}",
+                          got=f"opset {opset}", todo="export the model again at opset 17 to 21")
+    passes.InlinePass()(model)
+    _drop_initializer_inputs(model.graph)
+    _drop_annotations(model.graph)
+    passes.LiftSubgraphInitializersToMainGraphPass()(model)
+    if opset < OPSET:
+        _upgrade(model, path, opset)
+    # From 22 on, operators that 21 has too differ in element types only; what 21 lacks is
+    # reported by name when shapes are made static.
+    model.graph.opset_imports[""] = OPSET
+    return model, opset
+
+
+def _upgrade(model: ir.Model, path: Path, opset: int) -> None:
+    logger = logging.getLogger("onnxscript.version_converter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        ConvertVersionPass(OPSET, fallback=True)(model)
+    except (RuntimeError, ValueError, TypeError, InferenceError,
+            version_converter.ConvertError) as error:
+        raise _inconvertible(path, opset, str(error)) from error
+    finally:
+        logger.setLevel(level)
+    if model.graph.opset_imports.get("") != OPSET:
+        raise _inconvertible(path, opset, "the converter refused it")
+
+
+def _drop_initializer_inputs(graph: ir.Graph) -> None:
+    """Before IR version 4 every initializer was listed among the inputs too."""
+    kept = [v for v in graph.inputs if v.name not in graph.initializers]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)
+
+
+def _drop_annotations(graph: ir.Graph) -> None:
+    """Shapes recorded for another input size would contradict the ones to be inferred."""
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+
+
+def _unreadable(path: Path, why: str) -> SourceError:
+    return SourceError(where=str(path), expected="an ONNX model", got=why.splitlines()[0][:200]
+                       if why else "unreadable bytes", todo="export or copy the file again")
+
+
+def _inconvertible(path: Path, opset: int, why: str) -> SourceError:
+    return SourceError(where=str(path), expected=f"operators that convert to opset {OPSET}",
+                       got=f"opset {opset}: {why[:300]}",
+                       todo=f"export the model again at opset 17 to {OPSET}")

@@ -1,0 +1,108 @@
+"""Frozen BatchNormalization: folded into the layer before it, or spelled as Mul and Add."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import module_of, shape_of
+from s2a_edge.pack.normalize.rewrite import (
+    add_constant,
+    array_of,
+    insert,
+    only_consumer,
+    producer,
+    replace,
+)
+from s2a_edge.spec.errors import SourceError
+
+
+def fold_batch_norms(graph: ir.Graph) -> None:
+    """Removes every BatchNormalization (y = (x - mean) / sqrt(var + eps) * scale + bias).
+
+    After a Conv, ConvTranspose or Gemm that nothing else reads, its factor goes into the weight
+    and its offset into the bias, which gets the layer's name.
+
+    Raises:
+        SourceError: if one computes its statistics from the batch.
+    """
+    for node in list(graph):
+        if node.op_type == "BatchNormalization":
+            _fold(graph, node)
+
+
+def _fold(graph: ir.Graph, node: ir.Node) -> None:
+    scale, bias, mean, var = (array_of(v) for v in node.inputs[1:5])
+    if scale is None or bias is None or mean is None or var is None or node.attributes.get_int(
+            "training_mode", 0):
+        raise SourceError(
+            where=f"BatchNormalization in {module_of(node)}", expected="frozen statistics",
+            got="statistics of the batch", todo="export the model in evaluation mode")
+    factor = scale.astype(np.float64) / np.sqrt(
+        var.astype(np.float64) + node.attributes.get_float("epsilon", 1e-5))
+    offset = bias - mean * factor
+    x = node.inputs[0]
+    assert x is not None
+    layer = producer(x, "Conv", "ConvTranspose", "Gemm")
+    if layer is None or only_consumer(x) is not node or not _fold_into(graph, layer, factor, offset):
+        _spell_out(graph, node, factor, offset)
+        return
+    node.outputs[0].name, x.name = x.name, node.outputs[0].name
+    replace(graph, node.outputs[0], x, keep_name=False)
+
+
+def _fold_into(graph: ir.Graph, layer: ir.Node, factor: np.ndarray, offset: np.ndarray) -> bool:
+    """y = factor * layer(x) + offset, by the layer's own weight and bias; False where not possible."""
+    weight = layer.inputs[1]
+    w, b = array_of(weight), array_of(layer.inputs[2]) if len(layer.inputs) > 2 else None
+    has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
+    axis = _output_axis(layer)
+    if w is None or weight is None or axis is None or (has_bias and b is None):
+        return False
+    shape = [1] * w.ndim
+    shape[axis] = -1
+    module = module_of(layer)
+    new_w = (w * factor.reshape(shape)).astype(w.dtype)
+    new_b = (offset if b is None else b.reshape(-1) * factor + offset).astype(w.dtype)
+    new_b = np.broadcast_to(new_b, factor.shape).copy()
+    old_bias = layer.inputs[2] if has_bias else None
+    bias_name = old_bias.name if old_bias is not None and old_bias.name and "." in old_bias.name \
+        else f"{module}.bias"
+    _swap(graph, layer, 1, str(weight.name), new_w)
+    _swap(graph, layer, 2, str(bias_name), new_b)
+    return True
+
+
+def _swap(graph: ir.Graph, layer: ir.Node, index: int, name: str, array: np.ndarray) -> None:
+    """Gives operand ``index`` new data, under the old name where nothing else reads the old one."""
+    old = layer.inputs[index] if index < len(layer.inputs) else None
+    if index >= len(layer.inputs):
+        layer.resize_inputs(index + 1)
+    layer.replace_input_with(index, None)
+    if old is not None and not old.uses() and old.name in graph.initializers:
+        del graph.initializers[old.name]
+    layer.replace_input_with(index, add_constant(graph, name, array))
+
+
+def _output_axis(layer: ir.Node) -> int | None:
+    """The weight's axis of output channels; None where folding is not plain."""
+    if layer.op_type == "Conv":
+        return 0
+    if layer.op_type == "ConvTranspose":
+        return 1 if layer.attributes.get_int("group", 1) == 1 else None
+    plain = (layer.attributes.get_float("alpha", 1.0) == 1.0
+             and layer.attributes.get_float("beta", 1.0) == 1.0)
+    return (0 if layer.attributes.get_int("transB", 0) else 1) if plain else None
+
+
+def _spell_out(graph: ir.Graph, node: ir.Node, factor: np.ndarray, offset: np.ndarray) -> None:
+    x = node.inputs[0]
+    assert x is not None
+    rank = len(shape_of(x))
+    shape = [-1] + [1] * (rank - 2)
+    module, out = module_of(node), str(node.outputs[0].name)
+    scaled = insert(graph, node, "Mul", [x, add_constant(
+        graph, f"{module}.scale", factor.astype(np.float32).reshape(shape))], name=f"{out}_scaled")
+    new = insert(graph, node, "Add", [scaled, add_constant(
+        graph, f"{module}.bias", offset.astype(np.float32).reshape(shape))], name=f"{out}_shifted")
+    replace(graph, node.outputs[0], new)
