@@ -1,0 +1,203 @@
+"""ONNX Runtime, set up so that a planned peak is the real one, under a hard arena limit.
+
+The only module of the package that makes sessions. Every setting below decides whether low-bit
+saves save anything: nodes run in file order, nothing is fused, merged, prepacked or kept for
+reuse, and all sessions of the process allocate from one arena with a limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
+from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
+from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
+from s2a_edge.spec.errors import DeviceError, InternalError
+
+MIN_ONNXRUNTIME = "1.19"
+INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
+MAX_DEAD_BYTES_PER_CHUNK = 1024  # split a chunk rather than waste more than this
+
+# One arena can be registered per process and provider; this is the limit it was given.
+_registered_limit_bytes: int | None = None
+
+
+class Engine:
+    """One provider, one arena with a hard limit, any number of graphs.
+
+    Args:
+        arena_limit_bytes: most bytes the runtime's arena may hold; None: no limit. On CUDA it is
+            the limit of each session's device memory.
+        provider: ``"cpu"`` or ``"cuda"``.
+        threads: threads of one operator; None: the cores this process may use.
+        weights: frozen tensors by initializer name, shared by all graphs of the engine instead of
+            each mapping the weights file for itself (CPU only; CUDA copies them to the device).
+
+    Raises:
+        DeviceError: onnxruntime is too old or lacks the provider.
+        InternalError: the process already has an arena with another limit and this onnxruntime
+            (before 1.23) cannot replace it.
+    """
+
+    def __init__(
+        self,
+        *,
+        arena_limit_bytes: int | None,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        weights: Mapping[str, Array] | None = None,
+    ) -> None:
+        require_runtime(provider)
+        self.arena_limit_bytes = arena_limit_bytes
+        self.provider: Provider = provider
+        self.threads = usable_cores() if threads is None else threads
+        self.control = RunControl()
+        self._weights = {
+            name: ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in (weights or {}).items()
+            if provider == "cpu"
+        }
+        # The OrtValues above point into these arrays.
+        self._weight_arrays = dict(weights or {})
+        if provider == "cpu" and arena_limit_bytes is not None:
+            _register_cpu_arena(arena_limit_bytes)
+
+    def load(self, path: Path) -> Graph:
+        """Make a session of a graph file; its external data is read from the same folder.
+
+        Raises:
+            BundleError: the file is missing or is no graph this onnxruntime can run.
+            BudgetError: the weights alone exceed the arena.
+            DeviceError: the provider could not be started.
+        """
+        options = self._session_options()
+        for name, value in self._weights.items():
+            options.add_initializer(name, value)
+        try:
+            session = ort.InferenceSession(str(path), options, providers=self._providers())
+        except RUNTIME_ERRORS as error:
+            raise load_error(error, path) from error
+        if self.provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise DeviceError(
+                where=path.name,
+                expected="the CUDA provider",
+                got="onnxruntime fell back to the CPU",
+                todo="check that the installed onnxruntime-gpu fits this CUDA and cuDNN",
+            )
+        return Graph(path.stem, session, self.control)
+
+    def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
+        """A zeroed tensor where the engine's graphs can use it in place."""
+        return DeviceTensor(shape, dtype, self.provider)
+
+    def _session_options(self) -> Any:
+        options = ort.SessionOptions()
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_mem_reuse = False
+        options.enable_mem_pattern = False
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = FATAL_ONLY
+        entries = {"session.disable_prepacking": "1", "session.disable_quant_qdq": "1"}
+        if self.provider == "cuda":
+            entries["session.disable_cpu_ep_fallback"] = "1"
+        elif self.arena_limit_bytes is not None:
+            entries["session.use_env_allocators"] = "1"
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
+        return options
+
+    def _providers(self) -> list[Any]:
+        if self.provider == "cpu":
+            return ["CPUExecutionProvider"]
+        options = {
+            "device_id": "0",
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_use_max_workspace": "0",
+            "use_tf32": "0",
+        }
+        if self.arena_limit_bytes is not None:
+            options["gpu_mem_limit"] = str(self.arena_limit_bytes)
+        return [("CUDAExecutionProvider", options)]
+
+
+def require_runtime(provider: Provider) -> None:
+    """Check version and provider of the installed onnxruntime.
+
+    Raises:
+        DeviceError: too old, or built without the provider.
+    """
+    if runtime_version(ort.__version__) < runtime_version(MIN_ONNXRUNTIME):
+        raise DeviceError(
+            where="onnxruntime",
+            expected=f"version {MIN_ONNXRUNTIME} or newer",
+            got=str(ort.__version__),
+            todo="install a newer onnxruntime",
+        )
+    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
+    available = ort.get_available_providers()
+    if wanted not in available:
+        raise DeviceError(
+            where=f"onnxruntime {ort.__version__}",
+            expected=wanted,
+            got=", ".join(available),
+            todo="install the onnxruntime build for this board, or use the cpu provider",
+        )
+
+
+def runtime_version(text: str) -> tuple[int, int]:
+    """Major and minor number of a version: ``"1.22.1+cu126"`` -> ``(1, 22)``."""
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    if numbers is None:
+        raise InternalError(
+            where="onnxruntime version", expected="major.minor", got=text, todo="report this"
+        )
+    return int(numbers[1]), int(numbers[2])
+
+
+def runtime_name() -> str:
+    """Version of the installed onnxruntime, as it names itself."""
+    return str(ort.__version__)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (affinity and containers are respected)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _register_cpu_arena(limit_bytes: int) -> None:
+    """Give the process its arena. From onnxruntime 1.23 on, new sessions get the newest one."""
+    global _registered_limit_bytes
+    if _registered_limit_bytes == limit_bytes:
+        return
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    config = ort.OrtArenaCfg(
+        {
+            "max_mem": limit_bytes,
+            "initial_chunk_size_bytes": min(limit_bytes, INT32_MAX),
+            "arena_extend_strategy": 0,
+            "max_dead_bytes_per_chunk": MAX_DEAD_BYTES_PER_CHUNK,
+        }
+    )
+    try:
+        ort.create_and_register_allocator(memory, config)
+    except RUNTIME_ERRORS as error:
+        if "already been registered" not in str(error):
+            raise
+        raise InternalError(
+            where=f"onnxruntime {ort.__version__}",
+            expected=f"an arena of {limit_bytes} bytes",
+            got=f"this process already has one of {_registered_limit_bytes} bytes, for good",
+            todo="train each bundle in a process of its own (onnxruntime 1.23 lifts this)",
+        ) from error
+    _registered_limit_bytes = limit_bytes

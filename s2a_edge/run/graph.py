@@ -1,0 +1,152 @@
+"""A loaded graph, its ports, and the one way to run it: everything bound, nothing copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from s2a_edge.run.device_tensor import DeviceTensor
+from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, TERMINATED, run_error
+from s2a_edge.spec.errors import BundleError, S2AError
+
+_DTYPES: dict[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+FATAL_ONLY = 4  # log severity: the errors we raise say it once, in our words
+
+
+class RunControl:
+    """Lets another thread end the run in progress; shared by all graphs of an engine."""
+
+    def __init__(self) -> None:
+        self.run_options: Any = ort.RunOptions()
+        self.run_options.log_severity_level = FATAL_ONLY
+        self.reason: S2AError | None = None
+
+    def terminate(self, reason: S2AError) -> None:
+        """End the run after its current node; that run, and any later one, raises ``reason``."""
+        self.reason = reason
+        self.run_options.terminate = True
+
+    def rearm(self) -> None:
+        """Allow runs again after :meth:`terminate`."""
+        self.run_options.terminate = False
+        self.reason = None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a graph; the shape is static."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class Graph:
+    """A session and the tensors bound to it.
+
+    Args:
+        name: for messages, the file's stem.
+        session: an ``onnxruntime.InferenceSession``.
+        control: shared by all graphs of an engine; can end a run.
+
+    Raises:
+        BundleError: a port has a dynamic shape or a type this runtime does not feed.
+    """
+
+    def __init__(self, name: str, session: Any, control: RunControl) -> None:
+        self.name = name
+        self.inputs = {port.name: port for port in _ports(name, session.get_inputs())}
+        self.outputs = {port.name: port for port in _ports(name, session.get_outputs())}
+        self._session = session
+        self._control = control
+        self._binding: Any = session.io_binding()
+        self._bound: dict[str, DeviceTensor] = {}
+
+    def bind(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
+        """Bind every port. One tensor bound as input and output is updated in place.
+
+        Raises:
+            BundleError: a port stays unbound, is unknown, or differs in shape or dtype.
+        """
+        for ports, tensors, bind in (
+            (self.inputs, inputs, self._binding.bind_ortvalue_input),
+            (self.outputs, outputs, self._binding.bind_ortvalue_output),
+        ):
+            self._check(ports, tensors)
+            for name, tensor in tensors.items():
+                bind(name, tensor.ort_value)
+        self._bound = {**inputs, **outputs}  # keeps the memory alive as long as the binding
+
+    def run(self) -> None:
+        """Run once on the bound tensors.
+
+        Raises:
+            BudgetError: the arena is exhausted; the graph can be run again.
+            S2AError: whatever :meth:`RunControl.terminate` was given.
+            InternalError: the runtime failed in another way.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding, self._control.run_options)
+        except RUNTIME_ERRORS as error:
+            if self._control.reason is not None and TERMINATED in str(error):
+                raise self._control.reason from error
+            raise run_error(error, self.name) from error
+
+    def _check(self, ports: Mapping[str, Port], tensors: Mapping[str, DeviceTensor]) -> None:
+        if ports.keys() != tensors.keys():
+            self._refuse(
+                f"ports {_some(ports.keys() - tensors.keys())}",
+                f"no such port for {_some(tensors.keys() - ports.keys())}",
+            )
+        for name, tensor in tensors.items():
+            port = ports[name]
+            if (port.shape, port.dtype) != (tensor.shape, tensor.dtype):
+                self._refuse(
+                    f"{name} {tensor.dtype}{list(tensor.shape)}",
+                    f"{port.dtype}{list(port.shape)} in the graph",
+                )
+
+    def _refuse(self, expected: str, got: str) -> None:
+        raise BundleError(
+            where=f"{self.name}.onnx",
+            expected=expected,
+            got=got,
+            todo="manifest and graphs do not belong together: pack the bundle again",
+        )
+
+
+def _ports(graph: str, args: Any) -> list[Port]:
+    ports = []
+    for arg in args:
+        shape = tuple(arg.shape)
+        if arg.type not in _DTYPES or not all(isinstance(length, int) for length in shape):
+            raise BundleError(
+                where=f"{graph}.onnx: {arg.name}",
+                expected="a dense tensor of static shape",
+                got=f"{arg.type}{list(arg.shape)}",
+                todo="pack the bundle again",
+            )
+        ports.append(Port(arg.name, np.dtype(_DTYPES[arg.type]), shape))
+    return ports
+
+
+def _some(names: set[str], limit: int = 5) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return (", ".join(listed[:limit]) or "none") + more

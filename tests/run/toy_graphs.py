@@ -1,0 +1,224 @@
+"""The graphs of a tiny MLP's training bundle, with gradients written by hand.
+
+    x [n, D] -> frozen W1 [D, H] (external data) -> + hidden.bias [H] -> ReLU
+             -> head.weight [H, C] -> + head.bias [C] -> logits [n, C]
+
+They follow the same port names as packed graphs, so that the run side is tested without the
+compiler. Only tests use this; the ``onnx`` package is available to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+FROZEN = "backbone.weight"
+TRAINABLES = ("head.bias", "head.weight", "hidden.bias")
+
+
+@dataclass(frozen=True)
+class ToySize:
+    features: int = 6
+    hidden: int = 5
+    classes: int = 3
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return {
+            FROZEN: (self.features, self.hidden),
+            "hidden.bias": (self.hidden,),
+            "head.weight": (self.hidden, self.classes),
+            "head.bias": (self.classes,),
+        }[name]
+
+
+def train_graph(size: ToySize, batch: int) -> onnx.ModelProto:
+    nodes = [
+        *_forward(),
+        _node("LogSoftmax", ["logits"], "log_p", axis=1),
+        _node("Mul", ["target", "log_p"], "target_log_p"),
+        _node("ReduceSum", ["target_log_p", "axis_1"], "row_log_p", keepdims=0),
+        _node("Mul", ["row_log_p", "weight"], "weighted_log_p"),
+        _node("ReduceSum", ["weighted_log_p", "axis_0"], "sum_log_p", keepdims=0),
+        _node("Neg", ["sum_log_p"], "loss"),
+        # d loss / d logits = weight * (softmax(logits) - target), as each target row sums to 1
+        _node("Softmax", ["logits"], "p", axis=1),
+        _node("Sub", ["p", "target"], "p_minus_target"),
+        _node("Unsqueeze", ["weight", "axis_1"], "weight_column"),
+        _node("Mul", ["p_minus_target", "weight_column"], "dlogits"),
+        _node("Transpose", ["hidden"], "hidden_t", perm=[1, 0]),
+        _node("MatMul", ["hidden_t", "dlogits"], "grad.head.weight"),
+        _node("ReduceSum", ["dlogits", "axis_0"], "grad.head.bias", keepdims=0),
+        _node("Transpose", ["param.head.weight"], "head_t", perm=[1, 0]),
+        _node("MatMul", ["dlogits", "head_t"], "dhidden"),
+        _node("Greater", ["pre", "zero"], "mask"),
+        _node("Cast", ["mask"], "mask_float", to=TensorProto.FLOAT),
+        _node("Mul", ["dhidden", "mask_float"], "dpre"),
+        _node("ReduceSum", ["dpre", "axis_0"], "grad.hidden.bias", keepdims=0),
+        *(_node("Add", [f"acc.{t}", f"grad.{t}"], f"acc_out.{t}") for t in TRAINABLES),
+    ]
+    inputs = [
+        _value("x", (batch, size.features)),
+        _value("target", (batch, size.classes)),
+        _value("weight", (batch,)),
+        *_trainable_values("param", size),
+        *_trainable_values("acc", size),
+    ]
+    outputs = [
+        _value("loss", ()),
+        _value("logits", (batch, size.classes)),
+        *_trainable_values("acc_out", size),
+    ]
+    return _model(f"train_b{batch}", nodes, inputs, outputs, [_external(size)])
+
+
+def eval_graph(size: ToySize, batch: int) -> onnx.ModelProto:
+    inputs = [_value("x", (batch, size.features)), *_trainable_values("param", size)]
+    outputs = [_value("logits", (batch, size.classes))]
+    return _model("eval", _forward(), inputs, outputs, [_external(size)])
+
+
+def infer_graph(size: ToySize) -> onnx.ModelProto:
+    """A skeleton: its weights are neither inputs nor initializers until export appends them."""
+    inputs = [_value("x", (1, size.features))]
+    return _model("infer", _forward(), inputs, [_value("logits", (1, size.classes))], [])
+
+
+def optimizer_graph(size: ToySize, kind: str, decayed: tuple[str, ...]) -> onnx.ModelProto:
+    update = {"adamw": _adamw, "sgd": _sgd}[kind]
+    slots = {"adamw": ("m", "v"), "sgd": ("m",)}[kind]
+    scalars = {
+        "adamw": ("beta1", "beta2", "eps", "correction1", "correction2"),
+        "sgd": ("momentum",),
+    }[kind]
+    nodes = []
+    for name in TRAINABLES:
+        nodes += [
+            _node("Mul", [f"acc.{name}", f"acc.{name}"], f"square.{name}"),
+            _node("ReduceSum", [f"square.{name}"], f"sum.{name}", keepdims=0),
+        ]
+    nodes += [
+        _node("Sum", [f"sum.{t}" for t in TRAINABLES], "sum"),
+        _node("Sqrt", ["sum"], "grad_norm"),
+        _node("IsNaN", ["grad_norm"], "norm_nan"),
+        _node("IsInf", ["grad_norm"], "norm_inf"),
+        _node("Or", ["norm_nan", "norm_inf"], "bad"),
+        _node("Add", ["grad_norm", "tiny"], "norm_positive"),
+        _node("Div", ["max_norm", "norm_positive"], "ratio"),
+        _node("Min", ["ratio", "one"], "clip"),
+    ]
+    for name in TRAINABLES:
+        nodes += [
+            _node("Mul", [f"acc.{name}", "clip"], f"g.{name}"),
+            *update(name, name in decayed),
+        ]
+    for kept in ("param", *slots):
+        nodes += [
+            _node("Where", ["bad", f"{kept}.{t}", f"{kept}_new.{t}"], f"{kept}_out.{t}")
+            for t in TRAINABLES
+        ]
+    inputs = [v for kept in ("param", "acc", *slots) for v in _trainable_values(kept, size)]
+    inputs += [_value(s, ()) for s in ("lr", "weight_decay", "max_norm", *scalars)]
+    outputs = [v for kept in ("param", *slots) for v in _trainable_values(f"{kept}_out", size)]
+    return _model("optimizer", nodes, inputs, [*outputs, _value("grad_norm", ())], [])
+
+
+def _adamw(t: str, decay: bool) -> list[onnx.NodeProto]:
+    return [
+        _node("Mul", ["beta1", f"m.{t}"], f"m_old.{t}"),
+        _node("Sub", ["one", "beta1"], f"one_minus_beta1.{t}"),
+        _node("Mul", [f"one_minus_beta1.{t}", f"g.{t}"], f"m_add.{t}"),
+        _node("Add", [f"m_old.{t}", f"m_add.{t}"], f"m_new.{t}"),
+        _node("Mul", ["beta2", f"v.{t}"], f"v_old.{t}"),
+        _node("Sub", ["one", "beta2"], f"one_minus_beta2.{t}"),
+        _node("Mul", [f"g.{t}", f"g.{t}"], f"g2.{t}"),
+        _node("Mul", [f"one_minus_beta2.{t}", f"g2.{t}"], f"v_add.{t}"),
+        _node("Add", [f"v_old.{t}", f"v_add.{t}"], f"v_new.{t}"),
+        _node("Div", [f"m_new.{t}", "correction1"], f"m_hat.{t}"),
+        _node("Div", [f"v_new.{t}", "correction2"], f"v_hat.{t}"),
+        _node("Sqrt", [f"v_hat.{t}"], f"v_root.{t}"),
+        _node("Add", [f"v_root.{t}", "eps"], f"v_safe.{t}"),
+        _node("Div", [f"m_hat.{t}", f"v_safe.{t}"], f"direction.{t}"),
+        *_apply(t, decay),
+    ]
+
+
+def _sgd(t: str, decay: bool) -> list[onnx.NodeProto]:
+    return [
+        _node("Mul", ["momentum", f"m.{t}"], f"m_old.{t}"),
+        _node("Add", [f"m_old.{t}", f"g.{t}"], f"m_new.{t}"),
+        _node("Identity", [f"m_new.{t}"], f"direction.{t}"),
+        *_apply(t, decay),
+    ]
+
+
+def _apply(t: str, decay: bool) -> list[onnx.NodeProto]:
+    """param_new = param - lr * (direction + weight_decay * param)."""
+    nodes = []
+    direction = f"direction.{t}"
+    if decay:
+        nodes = [
+            _node("Mul", ["weight_decay", f"param.{t}"], f"decay.{t}"),
+            _node("Add", [direction, f"decay.{t}"], f"decayed.{t}"),
+        ]
+        direction = f"decayed.{t}"
+    return [
+        *nodes,
+        _node("Mul", ["lr", direction], f"delta.{t}"),
+        _node("Sub", [f"param.{t}", f"delta.{t}"], f"param_new.{t}"),
+    ]
+
+
+def _forward() -> list[onnx.NodeProto]:
+    return [
+        _node("MatMul", ["x", FROZEN], "projected"),
+        _node("Add", ["projected", "param.hidden.bias"], "pre"),
+        _node("Relu", ["pre"], "hidden"),
+        _node("MatMul", ["hidden", "param.head.weight"], "scores"),
+        _node("Add", ["scores", "param.head.bias"], "logits"),
+    ]
+
+
+def _node(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, [output], name=f"toy/{output}", **attributes)
+
+
+def _value(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+
+def _trainable_values(prefix: str, size: ToySize) -> list[onnx.ValueInfoProto]:
+    return [_value(f"{prefix}.{name}", size.shape(name)) for name in TRAINABLES]
+
+
+def _external(size: ToySize) -> TensorProto:
+    shape = size.shape(FROZEN)
+    tensor = TensorProto(name=FROZEN, data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    place = {"location": "weights.bin", "offset": "0", "length": str(4 * shape[0] * shape[1])}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _model(
+    name: str,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    initializers: list[TensorProto],
+) -> onnx.ModelProto:
+    read = {value for node in nodes for value in node.input}
+    constants = [
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        helper.make_tensor("tiny", TensorProto.FLOAT, [], [1e-6]),
+        helper.make_tensor("axis_0", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("axis_1", TensorProto.INT64, [1], [1]),
+    ]
+    used = [constant for constant in constants if constant.name in read]
+    graph = helper.make_graph(nodes, name, inputs, outputs, [*initializers, *used])
+    opset = helper.make_opsetid("", 21)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10)
