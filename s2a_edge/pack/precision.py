@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2a_edge.pack.codecs import Codec, codec_for
+from s2a_edge.pack.exact import ExactCodec, HalfDerivative
 
 Attention = Literal["auto", "store", "recompute"]
 BITS = (2, 4, 8, 16, 32)
@@ -37,9 +38,16 @@ class Precision:
         """
         if kind == "exact" or (kind == "activation" and len(shape) <= 2):
             # Per-row statistics and pooled features: thousandths of the bytes, full accuracy.
-            return codec_for("activation", 32, shape)
+            return ExactCodec("activation")
+        if self.bits == 32:
+            return ExactCodec(kind)
         bits = max(self.bits, 8) if recomputes else self.bits
-        return codec_for(kind.partition(":")[0] if kind.startswith("index") else kind, bits, shape)
+        family, _, detail = kind.partition(":")
+        if family == "index":
+            return codec_for("index", max(1, (int(detail) - 1).bit_length()), shape)
+        if family == "derivative" and bits == 16:
+            return HalfDerivative(kind)
+        return codec_for(kind, bits, shape)
 
     def recompute_probabilities(self, tokens: int, width: int) -> bool:
         """Whether P [.., tokens, tokens] of heads of ``width`` is recomputed in the backward."""

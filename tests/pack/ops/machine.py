@@ -1,0 +1,125 @@
+"""Runs one operator's forward and backward: in ONNX Runtime, and in onnx's reference evaluator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from s2a_edge.pack.differentiate import StepGraph, vector_jacobian_product
+from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, shape_of
+from s2a_edge.pack.precision import Precision
+from tests.pack.ops.samples import Sample
+
+UNCOMPRESSED = Precision(32, "store")
+
+
+class FusedMatMul(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+    """``alpha · op(A) op(B)``, for the reference evaluator."""
+
+    op_domain = MICROSOFT
+
+    def _run(self, a: Any, b: Any, transA: int = 0, transB: int = 0,  # noqa: N803
+             alpha: float = 1.0, **_: Any) -> tuple[Any]:
+        a = np.swapaxes(a, -1, -2) if transA else a
+        b = np.swapaxes(b, -1, -2) if transB else b
+        return ((alpha or 1.0) * (a @ b)).astype(a.dtype),
+
+
+class Gelu(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+    """GELU in the dtype of its input; the evaluator's own goes through float32 constants."""
+
+    def _run(self, x: Any, approximate: str | None = None) -> tuple[Any]:
+        if approximate == "tanh":
+            cumulative = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        else:
+            cumulative = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        return (x * cumulative).astype(x.dtype),
+
+
+class Erf(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+    """erf in the dtype of its input; the evaluator's own is float32."""
+
+    def _run(self, x: Any) -> tuple[Any]:
+        return np.vectorize(math.erf)(x).astype(x.dtype),
+
+
+class LayerNormalization(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+    """Layer normalization in the dtype of its input; the evaluator's own stashes float32."""
+
+    def _run(self, x: Any, scale: Any, bias: Any = None, axis: int = -1,
+             epsilon: float = 1e-5, stash_type: int = 1) -> tuple[Any, Any, Any]:
+        axes = tuple(range(axis % x.ndim, x.ndim))
+        mean = x.mean(axes, keepdims=True)
+        inverse = 1 / np.sqrt(x.var(axes, keepdims=True) + epsilon)
+        y = (x - mean) * inverse * scale
+        y = y if bias is None else y + bias
+        return y.astype(x.dtype), mean.astype(x.dtype), inverse.astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A sample's step graph with random inputs and seeds."""
+
+    step: StepGraph
+    inputs: dict[str, np.ndarray]
+    seeds: dict[str, np.ndarray]
+
+    @property
+    def feeds(self) -> dict[str, np.ndarray]:
+        return {**self.inputs, **self.seeds}
+
+
+def build(sample: Sample, dtype: str, seed: int = 0) -> Built:
+    """The sample's graph and gradients in ``dtype``."""
+    rng = np.random.default_rng(seed)
+    g = GraphBuilder()
+    kind = ir.DataType.from_numpy(np.dtype(dtype))
+    operands: list[ir.Value | None] = []
+    inputs: dict[str, np.ndarray] = {}
+    opened: list[ir.Value] = []
+    for index, given in enumerate(sample.inputs):
+        if given is None:
+            operands.append(None)
+        elif isinstance(given, np.ndarray):
+            array = given.astype(dtype) if given.dtype.kind == "f" else given
+            operands.append(g.initializer(f"frozen{index}", array))
+        else:
+            value = g.input(f"x{index}", kind, given)
+            draw = rng.standard_normal(given) * sample.spread
+            inputs[value.name or ""] = np.asarray(
+                np.abs(draw) + 0.5 if sample.positive else draw, dtype)
+            operands.append(value)
+            opened.append(value)
+    outputs = g.multi(sample.op, operands, sample.outputs, domain=sample.domain,
+                      **sample.attributes)
+    step = vector_jacobian_product(g.nodes, opened, outputs, UNCOMPRESSED)
+    seeds = {f"dy_{i}": np.asarray(rng.standard_normal(shape_of(v)), dtype)
+             for i, v in enumerate(outputs)}
+    return Built(step, inputs, seeds)
+
+
+def run_reference(built: Built, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs and gradients by onnx's reference evaluator."""
+    proto = ir.to_proto(built.step.model)
+    evaluator = ReferenceEvaluator(proto, new_ops=[FusedMatMul, Gelu, Erf, LayerNormalization])
+    names = [o.name for o in proto.graph.output]
+    return dict(zip(names, evaluator.run(None, feeds), strict=True))
+
+
+def run_ort(built: Built, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs and gradients by ONNX Runtime, in file order."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.log_severity_level = 3
+    session = ort.InferenceSession(ir.to_proto(built.step.model).SerializeToString(), options,
+                                   providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
