@@ -5,8 +5,11 @@ ONNX Runtime nor torch::
 
     import s2a_edge
 
-    s2a_edge.pack("model.onnx", "model.s2a", classes=2)          # on the host
-    bundle = s2a_edge.Bundle.open("model.s2a")                    # on the board
+    # on the host
+    s2a_edge.pack("model.onnx", "model.s2a", labels=("cat", "dog"))
+
+    # on the board
+    bundle = s2a_edge.Bundle.open("model.s2a")
     trainer = s2a_edge.Trainer(bundle, budget_bytes=600 * 2**20)
     trainer.fit("images/train", val="images/val", epochs=3, out="run")
 
@@ -16,14 +19,19 @@ Every error raised on purpose is an :class:`S2AError`.
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s2a_edge.pack.build import pack
+    from collections.abc import Callable
+
+    from s2a_edge.pack.build import PackReport
     from s2a_edge.run.trainer import Trainer
     from s2a_edge.spec.bundle import Bundle
     from s2a_edge.spec.errors import S2AError
+
+    pack: _PackPackage
 
 __version__ = "0.1.0"
 
@@ -43,8 +51,32 @@ class _PackPackage(ModuleType):
     calling the package makes the order of imports irrelevant.
     """
 
-    def __call__(self, *args: object, **options: object) -> object:
-        return import_module("s2a_edge.pack.build").pack(*args, **options)
+    def __call__(
+        self,
+        source: str | Path,
+        out: str | Path,
+        *,
+        on_stage: Callable[[str, str], None] | None = None,
+        **recipe: Any,
+    ) -> PackReport:
+        """Compile ``source`` into the training bundle ``out``.
+
+        Args:
+            source: a ``.onnx`` file, ``timm:NAME``, ``hf:FOLDER_OR_CONFIG`` or
+                ``package.module:factory``.
+            out: ``X.s2a`` for one file, any other name for a folder.
+            on_stage: told the name and a detail of each stage as it begins.
+            recipe: fields of :class:`s2a_edge.pack.options.PackOptions`, such as
+                ``labels=("cat", "dog")`` and ``bits=4``.
+
+        Raises:
+            S2AError: see :func:`s2a_edge.pack.build.pack`.
+        """
+        build = import_module("s2a_edge.pack.build")
+        options = build.PackOptions(**recipe)
+        stages = {} if on_stage is None else {"on_stage": on_stage}
+        made: PackReport = build.pack(str(source), Path(out), options, **stages)
+        return made
 
 
 # import_module, not an import statement: the import contracts are about what modules need, and

@@ -1,1 +1,66 @@
-"""The ``s2a-edge`` command: parse, call, print, exit code; no logic."""
+"""The ``s2a-edge`` command: parse, call, print, exit code; no logic.
+
+One module per group of commands; what a command needs is imported inside it, so that ``--help``
+answers at once and a board never loads what only the host has.
+
+Exit codes: 0 done; 1 an error; 2 wrong usage; 3 it does not fit the memory budget; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from s2a_edge import __version__
+from s2a_edge.cli.check import check
+from s2a_edge.cli.devices import devices
+from s2a_edge.cli.evaluate import evaluate
+from s2a_edge.cli.export import export
+from s2a_edge.cli.failures import FailureGroup
+from s2a_edge.cli.inspect import inspect
+from s2a_edge.cli.pack import pack
+from s2a_edge.cli.train import train
+
+app = typer.Typer(
+    name="s2a-edge",
+    cls=FailureGroup,
+    help="Fine-tune pretrained backbones on small boards, inside a memory budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help and usage errors: they are read in logs and serial consoles
+    pretty_exceptions_enable=False,  # what is not an S2AError is our bug: a plain traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune pretrained backbones on small boards, inside a memory budget."""
+
+
+app.command("pack")(pack)
+app.command("check")(check)
+app.command("inspect")(inspect)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("export")(export)
+app.add_typer(devices, name="devices")
+
+
+def main() -> None:
+    """Run the command line of this process; exits with the codes above."""
+    app()

@@ -1,0 +1,203 @@
+"""``s2a-edge inspect``: what a bundle is, trains, saves, plans and was measured to need."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s2a_edge.cli.output import Json, Output, Quiet, plain, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+    from s2a_edge.spec.manifest import Manifest, SavedValue
+    from s2a_edge.spec.memory_plan import Evidence, MemoryPlan
+
+_FLOAT32_BYTES = 4
+_HEAD_KINDS = ("head_weight", "head_bias")
+
+
+@dataclass(frozen=True)
+class TrainableGroup:
+    """Trainable tensors of one kind; ``share`` is of all parameters of the model."""
+
+    kind: str
+    tensors: int
+    parameters: int
+    share: float
+
+
+@dataclass(frozen=True)
+class SavedGroup:
+    """Saved values of one kind and codec; ``float32_bytes`` is what they would be unpacked."""
+
+    kind: str
+    codec: str
+    values: int
+    bits: float
+    stored_bytes: int
+    float32_bytes: int
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: a folder or a .s2a file.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show a bundle's recipe, trainables, memory plan, saved values and hashes."""
+    from s2a_edge.spec.bundle import Bundle
+
+    output = Output(as_json=as_json, quiet=quiet)
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    trainables, saved = trainable_groups(manifest), saved_groups(manifest.saved)
+    hashes = dict(opened.hashes)
+    output.show(
+        _recipe_table(manifest),
+        _trainables_table(trainables),
+        _graphs_table(manifest),
+        _peak_table(manifest),
+        _saved_table(saved),
+        _hashes_table(hashes),
+    )
+    output.result(
+        {
+            "manifest": manifest,
+            "trainable_groups": trainables,
+            "saved_groups": saved,
+            "sha256": hashes,
+        }
+    )
+
+
+def trainable_groups(manifest: Manifest) -> list[TrainableGroup]:
+    """Trainables by kind in the order of the manifest, then all, then all but the head."""
+    parameters: dict[str, list[int]] = defaultdict(list)
+    for trainable in manifest.trainables:
+        parameters[str(trainable.kind)].append(math.prod(trainable.shape))
+    floats = (w for w in manifest.weights if w.dtype.startswith("float"))
+    everything = sum(math.prod(w.shape) for w in floats) + sum(map(sum, parameters.values()))
+    adapters = {kind: counts for kind, counts in parameters.items() if kind not in _HEAD_KINDS}
+
+    def group(kind: str, counts: Iterable[int]) -> TrainableGroup:
+        listed = list(counts)
+        return TrainableGroup(kind, len(listed), sum(listed), sum(listed) / everything)
+
+    return [
+        *(group(kind, counts) for kind, counts in parameters.items()),
+        group("all", (n for counts in parameters.values() for n in counts)),
+        group("without the head", (n for counts in adapters.values() for n in counts)),
+    ]
+
+
+def saved_groups(saved: Iterable[SavedValue]) -> list[SavedGroup]:
+    """Saved values by kind and codec, the largest first."""
+    groups: dict[tuple[str, str], list[SavedValue]] = defaultdict(list)
+    for value in saved:
+        groups[str(value.kind), value.codec].append(value)
+    rows = [
+        SavedGroup(
+            kind,
+            codec,
+            len(values),
+            sum(v.bits * math.prod(v.shape) for v in values)
+            / max(1, sum(math.prod(v.shape) for v in values)),
+            sum(v.stored_bytes for v in values),
+            sum(math.prod(v.shape) for v in values) * _FLOAT32_BYTES,
+        )
+        for (kind, codec), values in groups.items()
+    ]
+    return sorted(rows, key=lambda row: row.stored_bytes, reverse=True)
+
+
+def _recipe_table(manifest: Manifest) -> Table:
+    source, recipe, task = manifest.source, manifest.recipe, manifest.task
+    inputs = ", ".join(f"{i.name} {i.dtype} {'x'.join(map(str, i.shape))}" for i in manifest.inputs)
+    rows = {
+        "source": f"{source.kind}:{source.name}",
+        "weights": source.weights,
+        "features": source.features,
+        "pooling": source.pool,
+        "inputs": inputs,
+        "classes": f"{task.classes}" + (f": {', '.join(task.labels)}" if task.labels else ""),
+        "adapters": ", ".join(recipe.adapters),
+        "bits of saved values": recipe.bits,
+        "attention": recipe.attention,
+        "optimizer": recipe.optimizer,
+        "effective batch": recipe.effective_batch,
+        "micro-batches": ", ".join(map(str, recipe.micro_batches)),
+        "device": recipe.device,
+        "seed": recipe.seed,
+        "packed": f"{manifest.created} by s2a-edge {manifest.tool_version}",
+        "providers": ", ".join(manifest.compat.providers),
+    }
+    made = table("Recipe", ("", "value"))
+    for name, value in rows.items():
+        if value is not None:
+            made.add_row(name, str(value))
+    return made
+
+
+def _trainables_table(groups: list[TrainableGroup]) -> Table:
+    figures = ("tensors", "parameters", "share")
+    made = table("Trainables", ("kind", *figures), right=figures)
+    for group in groups:
+        made.add_row(group.kind, f"{group.tensors}", f"{group.parameters:,}", f"{group.share:.2%}")
+    return made
+
+
+def _graphs_table(manifest: Manifest) -> Table:
+    from s2a_edge.spec.units import format_bytes
+
+    figures = ("batch", "lower bound", "planned peak", "arena limit", "measured", "step ms", "n")
+    made = table("Graphs: planned, and measured when packed", ("file", *figures), right=figures)
+    graphs = manifest.graphs
+    listed: list[tuple[str, str, MemoryPlan, Evidence]] = [
+        (g.file, str(g.batch), g.plan, g.evidence) for g in (*graphs.train, graphs.eval)
+    ]
+    update = graphs.optimizer
+    for file, batch, plan, evidence in (*listed, (update.file, "", update.plan, update.evidence)):
+        sizes = (plan.lower_bound_bytes, plan.liveness_peak_bytes, plan.arena_bytes)
+        measured = evidence.arena_measured_bytes
+        shown = [format_bytes(size) for size in (*sizes, measured)]
+        made.add_row(file, batch, *shown, f"{evidence.step_ms:.1f}", str(evidence.n))
+    return made
+
+
+def _peak_table(manifest: Manifest) -> Table:
+    from s2a_edge.spec.units import format_bytes
+
+    largest = max(manifest.graphs.train, key=lambda graph: graph.batch)
+    made = table(
+        f"Alive at the planned peak of {largest.file} ({largest.plan.peak_node})",
+        ("kind", "bytes"),
+        right=("bytes",),
+    )
+    for kind, size in sorted(largest.plan.at_peak.items(), key=lambda item: -item[1]):
+        made.add_row(str(plain(kind)), format_bytes(size))
+    return made
+
+
+def _saved_table(groups: list[SavedGroup]) -> Table:
+    from s2a_edge.spec.units import format_bytes
+
+    figures = ("values", "bits", "stored", "as float32")
+    made = table("Saved for the backward", ("kind", "codec", *figures), right=figures)
+    for group in groups:
+        sizes = (format_bytes(group.stored_bytes), format_bytes(group.float32_bytes))
+        made.add_row(group.kind, group.codec, str(group.values), f"{group.bits:.2f}", *sizes)
+    return made
+
+
+def _hashes_table(hashes: dict[str, str]) -> Table:
+    made = table("SHA-256", ("file", "hash"))
+    for file, digest in hashes.items():
+        made.add_row(file, digest)
+    return made

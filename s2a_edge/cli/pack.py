@@ -1,0 +1,193 @@
+"""``s2a-edge pack``: compile a backbone into a training bundle, on the host."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from s2a_edge.cli.output import Json, Output, Quiet, table
+from s2a_edge.cli.run_options import Threads
+from s2a_edge.cli.values import (
+    parse_counts,
+    parse_names,
+    parse_reals,
+    parse_shape,
+    read_labels,
+)
+from s2a_edge.spec.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from s2a_edge.pack.build import PackReport
+    from s2a_edge.pack.capture import Candidate
+
+
+def pack(  # one parameter for each option: that is how typer declares them
+    source: Annotated[
+        str,
+        typer.Argument(help="FILE.onnx, timm:NAME, hf:FOLDER_OR_CONFIG or package.module:factory."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Bundle to write: NAME.s2a is one file, else a folder."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights for a model that comes without: .safetensors.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Cut an ONNX graph at this value; see --list-features.")
+    ] = None,
+    list_features: Annotated[
+        bool, typer.Option("--list-features", help="List values to cut at, and stop.")
+    ] = False,
+    pool: Annotated[
+        str | None, typer.Option(help="How features become one vector: cls, mean or gap.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.", min=1)] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file with one class name a line.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", help="Shape without the batch, such as 3x224x224.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Effective batch of an update.", min=1)] = 32,
+    micro_batch: Annotated[
+        str, typer.Option(help="Samples a step takes at once; several make several graphs: 2,4,8.")
+    ] = "8",
+    adapters: Annotated[str, typer.Option(help="What trains.")] = "bias,head",
+    bits: Annotated[
+        int, typer.Option(help="Bits of saved values: 2, 4, 8, 16, or 32 for off.")
+    ] = 4,
+    attention: Annotated[
+        str, typer.Option(help="Attention probabilities: auto, store or recompute.")
+    ] = "auto",
+    loss: Annotated[str, typer.Option(help="Loss: cross_entropy.")] = "cross_entropy",
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    device: Annotated[str | None, typer.Option(help="Device profile to pack for.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Mean of the channels, after --scale.")] = None,
+    std: Annotated[str | None, typer.Option(help="Deviation of the channels.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor on pixels of 0..255.")] = None,
+    channels: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
+    crop: Annotated[
+        float | None,
+        typer.Option("--crop-pct", help="Share of the resized image that is kept, 0..1."),
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="Resizing: bilinear or bicubic.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the head's initial values.", min=0)] = 0,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile a pretrained backbone into a training bundle."""
+    output = Output(as_json=as_json, quiet=quiet)
+    shape = parse_shape(input_shape, flag="--input") if input_shape else None
+    if list_features:
+        _list_features(output, source, shape, weights)
+        return
+    recipe: dict[str, Any] = {
+        "weights": weights,
+        "features": features,
+        "pool": pool,
+        "labels": _labels(classes, labels),
+        "input_shape": shape,
+        "effective_batch": batch,
+        "micro_batches": parse_counts(micro_batch, flag="--micro-batch"),
+        "adapters": parse_names(adapters),
+        "bits": bits,
+        "attention": attention,
+        "loss": loss,
+        "optimizer": optimizer,
+        "device": device,
+        "mean": parse_reals(mean, flag="--mean") if mean else None,
+        "std": parse_reals(std, flag="--std") if std else None,
+        "scale": scale,
+        "channels": channels,
+        "crop_pct": crop,
+        "interpolation": interpolation,
+        "seed": seed,
+        "threads": threads,
+    }
+    if out is None:
+        raise UsageError(
+            where="--out", expected="a path for the bundle", got="none", todo="add --out NAME.s2a"
+        )
+    from s2a_edge.pack.build import pack as build_bundle
+    from s2a_edge.pack.options import PackOptions
+
+    started = time.monotonic()
+    report = build_bundle(
+        source,
+        out,
+        PackOptions(**recipe),
+        on_stage=lambda stage, detail: output.note(
+            f"[{time.monotonic() - started:6.1f} s] {stage}: {detail}"
+        ),
+    )
+    output.show(_report_table(report))
+    output.result(report)
+
+
+def _list_features(
+    output: Output, source: str, shape: tuple[int, ...] | None, weights: Path | None
+) -> None:
+    from s2a_edge.pack.capture import open_source
+
+    candidates: list[Candidate] = open_source(
+        source, input_shape=shape, weights=weights
+    ).candidates()
+    rows = table("Values to cut at, the likeliest first", ("--features", "shape", "--pool"))
+    for candidate in candidates:
+        dims = "x".join(map(str, candidate.shape[1:]))
+        rows.add_row(candidate.name, dims, " or ".join(candidate.pools))
+    output.show(rows)
+    output.result(candidates)
+
+
+def _labels(classes: int | None, labels: Path | None) -> tuple[str, ...]:
+    """Class names as the options give them; numbers where only their count is given."""
+    names = read_labels(labels) if labels else None
+    if names is None and classes is None:
+        raise UsageError(
+            where="--labels",
+            expected="what to learn",
+            got="neither --labels nor --classes",
+            todo="add --labels FILE with one class name a line, or --classes N",
+        )
+    if names is not None and classes not in (None, len(names)):
+        raise UsageError(
+            where="--classes",
+            expected=f"{len(names)}, as many as {labels} has lines",
+            got=str(classes),
+            todo="leave --classes off",
+        )
+    return names if names is not None else tuple(str(i) for i in range(classes or 0))
+
+
+def _report_table(report: PackReport) -> Table:
+    from s2a_edge.spec.units import format_bytes
+
+    made = table(f"{report.path} ({format_bytes(report.size_bytes)})", ("", "value"))
+    manifest = report.manifest
+    parameters = sum(t.size_bytes for t in manifest.trainables) // 4  # float32
+    made.add_row("trainables", f"{len(manifest.trainables)} tensors, {parameters:,} parameters")
+    for graph in manifest.graphs.train:
+        plan, seen = graph.plan, graph.evidence
+        planned, measured = plan.liveness_peak_bytes, seen.arena_measured_bytes
+        made.add_row(
+            graph.file,
+            f"planned peak {format_bytes(planned)}, measured {format_bytes(measured)}, "
+            f"step {seen.step_ms:.0f} ms (n = {seen.n})",
+        )
+        if seen.gradient_error is not None:
+            error = seen.gradient_error
+            made.add_row(
+                "gradient error",
+                f"median {error.median:.2%}, largest {error.max:.2%} ({error.worst})",
+            )
+    return made

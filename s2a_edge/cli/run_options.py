@@ -1,0 +1,18 @@
+"""Options that the commands on a board share: what executes the step, and with how much."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+ProviderName = Literal["cpu", "cuda"]
+CheckpointName = Literal["best", "last"]
+
+Provider = Annotated[ProviderName, typer.Option("--provider", help="What executes the step.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of one operator; default: all usable cores.")
+]
+Checkpoint = Annotated[
+    CheckpointName | None, typer.Option("--checkpoint", help="Of a run; default: best.")
+]
