@@ -21,6 +21,8 @@ def _layer_norm_forward(f: Forward) -> tuple[ir.Value, ...]:
         epsilon=f.node.attributes.get_float("epsilon", 1e-5))
     if f.needs[0]:
         f.save("x_hat", x_hat, "normalized")
+        if dtype_of(inverse_deviation) != dtype_of(x):  # the operator's statistics are float32
+            inverse_deviation = g.op("Cast", inverse_deviation, to=int(dtype_of(x)))
         f.save("inverse_deviation", inverse_deviation, "exact")
     elif f.needs[1]:
         f.save("x_hat", x_hat, "normalized")
