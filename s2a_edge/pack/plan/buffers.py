@@ -1,0 +1,182 @@
+"""From an ONNX graph to the buffers that ONNX Runtime allocates for it, node by node.
+
+What is modelled is the runtime with memory reuse and patterns off, running nodes in file order: a
+value is allocated when its node runs and released after its last reader; views share a buffer; a
+few operators write over their operand. Graph inputs, weights and bound outputs live elsewhere. An
+output that nobody reads stays until the run ends: the runtime has no step that would release it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import KIND_KEY, nbytes_of
+from s2a_edge.pack.plan.kernel_memory import (
+    alias_source,
+    counted_initializer_bytes,
+    in_place_source,
+    present_outputs,
+)
+from s2a_edge.pack.plan.workspaces import workspaces_of
+from s2a_edge.spec.memory_plan import MemoryKind
+
+# A buffer that several values share is counted as the first of these that one of them is.
+_PRECEDENCE = (MemoryKind.SAVED, MemoryKind.GRADIENTS, MemoryKind.INPUTS, MemoryKind.WORKING,
+               MemoryKind.CONSTANTS)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One allocation of the arena, alive in the nodes [start, end).
+
+    Attributes:
+        name: the value that is first in it, or its node's name and ``workspace``.
+        size_bytes: as requested, before the arena rounds it.
+        kind: what it is for.
+        start: index of the node that allocates it.
+        end: index after the last node that reads it; the number of nodes if none does.
+    """
+
+    name: str
+    size_bytes: int
+    kind: MemoryKind
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class NodeTraffic:
+    """Indices of the buffers that a node allocates, in order, and releases when it is done."""
+
+    name: str
+    op_type: str
+    allocated: tuple[int, ...]
+    released: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """All that a run of a graph asks of the arena.
+
+    Attributes:
+        counted_bytes: small inline constants, which count against the arena's limit.
+    """
+
+    buffers: tuple[Buffer, ...]
+    nodes: tuple[NodeTraffic, ...]
+    counted_bytes: int
+
+
+@dataclass
+class _Open:
+    """A buffer under construction; ``readers`` counts the reads that are still to come."""
+
+    name: str
+    size_bytes: int
+    kinds: set[MemoryKind]
+    start: int
+    readers: int
+    end: int
+
+
+@dataclass
+class _Recorder:
+    """Walks the nodes once; ``home`` maps a value to its buffer, if that is in the arena."""
+
+    reads: Counter[ir.Value]
+    external: set[ir.Value]
+    node_count: int
+    buffers: list[_Open] = field(default_factory=list)
+    home: dict[ir.Value, int] = field(default_factory=dict)
+
+    def take(self, name: str, size_bytes: int, kind: MemoryKind, at: int, readers: int) -> int:
+        self.buffers.append(_Open(name, size_bytes, {kind}, at, readers, self.node_count))
+        return len(self.buffers) - 1
+
+    def place(self, node: ir.Node, value: ir.Value, at: int) -> int | None:
+        """Finds a home for an output; returns the buffer's index if it is a new one."""
+        if value in self.external:
+            return None
+        view = alias_source(node)
+        if view is not None:
+            if view in self.home:
+                self.share(value, self.home[view])
+            return None
+        source = in_place_source(node)
+        if source in self.home and self.buffers[self.home[source]].readers == 1:
+            self.share(value, self.home[source])
+            return None
+        index = self.take(value.name or "", nbytes_of(value), kind_of(value), at,
+                          self.reads[value])
+        self.home[value] = index
+        return index
+
+    def share(self, value: ir.Value, index: int) -> None:
+        self.home[value] = index
+        self.buffers[index].readers += self.reads[value]
+        self.buffers[index].kinds.add(kind_of(value))
+
+    def read(self, node: ir.Node, at: int) -> list[int]:
+        """Counts the node's reads; returns the buffers that nobody reads after it."""
+        released = []
+        for value in node.inputs:
+            index = self.home.get(value) if value is not None else None
+            if index is None:
+                continue
+            buffer = self.buffers[index]
+            buffer.readers -= 1
+            if buffer.readers == 0:
+                buffer.end = at + 1
+                released.append(index)
+        return released
+
+
+def kind_of(value: ir.Value) -> MemoryKind:
+    """What a value is for, as its producer marked it; working memory if nobody did."""
+    return MemoryKind(value.metadata_props.get(KIND_KEY, MemoryKind.WORKING.value))
+
+
+def record_traffic(model: ir.Model, *, bound_outputs: bool, threads: int) -> Traffic:
+    """The allocations and releases of one run of ``model``, nodes in the order they have.
+
+    Args:
+        model: static shapes everywhere.
+        bound_outputs: the caller provides the memory of graph outputs; else they are allocated
+            and stay.
+        threads: the runtime's intra-op threads (convolutions take memory for each).
+
+    Raises:
+        InternalError: if a shape or dtype is unknown.
+    """
+    nodes = list(model.graph)
+    reads = Counter(v for node in nodes for v in node.inputs if v is not None)
+    outputs = set(model.graph.outputs)
+    for value in outputs:
+        reads[value] += 1  # the caller reads it when the run is over
+    recorder = _Recorder(reads, outputs if bound_outputs else set(), len(nodes))
+    traffic = tuple(_run(recorder, node, at, threads) for at, node in enumerate(nodes))
+    return Traffic(tuple(map(_close, recorder.buffers)), traffic, counted_initializer_bytes(model))
+
+
+def _run(recorder: _Recorder, node: ir.Node, at: int, threads: int) -> NodeTraffic:
+    workspaces = workspaces_of(node, threads)
+    before = [_workspace(recorder, node, at, size) for size in workspaces.before_bytes]
+    placed = [recorder.place(node, value, at) for value in present_outputs(node)]
+    after = [_workspace(recorder, node, at, size) for size in workspaces.after_bytes]
+    allocated = [*before, *(i for i in placed if i is not None), *after]
+    return NodeTraffic(node.name or "", node.op_type, tuple(allocated),
+                       tuple([*before, *after, *recorder.read(node, at)]))
+
+
+def _workspace(recorder: _Recorder, node: ir.Node, at: int, size_bytes: int) -> int:
+    index = recorder.take(f"{node.name} workspace", size_bytes, MemoryKind.WORKING, at, 0)
+    recorder.buffers[index].end = at + 1
+    return index
+
+
+def _close(buffer: _Open) -> Buffer:
+    kind = next(k for k in _PRECEDENCE if k in buffer.kinds)
+    return Buffer(buffer.name, buffer.size_bytes, kind, buffer.start, buffer.end)

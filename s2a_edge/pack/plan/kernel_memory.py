@@ -1,0 +1,59 @@
+"""What ONNX Runtime's CPU kernels do with memory: aliases, in-place results, absent values.
+
+Facts of onnxruntime 1.32's CPU provider, each found by shrinking the arena under a model of one
+operator until it failed (``tools/measure_arena.py`` does that for any model), to 256 bytes. Both
+the planner and its verifier read them; neither reads the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import dtype_of, shape_of
+
+# The output is the input's buffer under another shape, whoever else reads it.
+_ALIASES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+# The output takes the buffer of input 0 if nobody reads that buffer afterwards. Binary arithmetic
+# (Add, Sub, Mul, Div), Neg, Sqrt, Erf, Exp, Abs, Gelu and LayerNormalization are not among them.
+_IN_PLACE = frozenset({
+    "Cast", "Celu", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "LogSoftmax", "Relu",
+    "ScatterElements", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    "ThresholdedRelu",
+})  # fmt: skip
+
+# Inline initializers up to this size are copied by the session and counted against the arena's
+# limit, byte for byte; larger ones and external data are not (from onnxruntime 1.23 on).
+_COUNTED_INITIALIZER_BYTES = 127
+
+
+def alias_source(node: ir.Node) -> ir.Value | None:
+    """The operand whose buffer the only output of ``node`` must share, if any."""
+    if node.domain == "" and node.op_type in _ALIASES:
+        return node.inputs[0]
+    return None
+
+
+def in_place_source(node: ir.Node) -> ir.Value | None:
+    """The operand whose buffer the only output of ``node`` takes over if it is read last here."""
+    if node.domain != "" or node.op_type not in _IN_PLACE:
+        return None
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or shape_of(source) != shape_of(result):
+        return None
+    before, after = dtype_of(source), dtype_of(result)
+    return source if before == after or before.bitwidth == after.bitwidth >= 8 else None
+
+
+def present_outputs(node: ir.Node) -> Iterator[ir.Value]:
+    """The outputs that the runtime computes: optional ones without a name are left out."""
+    return (value for value in node.outputs if value.name)
+
+
+def counted_initializer_bytes(model: ir.Model) -> int:
+    """Bytes of small inline initializers, which the runtime counts against the arena's limit."""
+    sizes = (v.const_value.nbytes for v in model.graph.initializers.values()
+             if v.const_value is not None)
+    return sum(size for size in sizes if size <= _COUNTED_INITIALIZER_BYTES)

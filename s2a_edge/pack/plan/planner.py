@@ -1,0 +1,82 @@
+"""The memory plan of one graph: lifetimes, the peak and who is alive there, the arena it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.plan.arena import round_up, smallest_arena_bytes
+from s2a_edge.pack.plan.bound import lower_bound_bytes
+from s2a_edge.pack.plan.buffers import Buffer, Traffic, record_traffic
+from s2a_edge.pack.plan.liveness import LiveBytes, alive_at, live_bytes, peak_node
+from s2a_edge.spec.memory_plan import MemoryKind, MemoryPlan
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The arena while one node runs: bytes alive by kind, as requested by the kernels."""
+
+    name: str
+    op_type: str
+    live_bytes: dict[MemoryKind, int]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes alive, all kinds together."""
+        return sum(self.live_bytes.values())
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan and what it was made of.
+
+    Attributes:
+        plan: what goes into the manifest.
+        timeline: one entry per node, in the order of execution.
+        largest_at_peak: the buffers alive at the peak, the largest first.
+        traffic: every allocation and release, for the simulator and for tools.
+        bound_outputs: graph outputs live in memory of the caller.
+        threads: intra-op threads that the plan is for.
+    """
+
+    plan: MemoryPlan
+    timeline: tuple[Moment, ...]
+    largest_at_peak: tuple[Buffer, ...]
+    traffic: Traffic
+    bound_outputs: bool
+    threads: int
+
+
+def make_plan(model: ir.Model, *, bound_outputs: bool, threads: int) -> PlanResult:
+    """Plans ``model`` without checking the result (see :func:`s2a_edge.pack.plan.plan_memory`).
+
+    Raises:
+        InternalError: if a shape or dtype is unknown.
+    """
+    traffic = record_traffic(model, bound_outputs=bound_outputs, threads=threads)
+    live = live_bytes(traffic.buffers, len(traffic.nodes))
+    peak = peak_node(live)
+    timeline = tuple(
+        Moment(node.name, node.op_type, {k: int(array[at]) for k, array in live.items()})
+        for at, node in enumerate(traffic.nodes))
+    alive = alive_at(traffic.buffers, peak)
+    plan = MemoryPlan(
+        liveness_peak_bytes=timeline[peak].total_bytes if timeline else 0,
+        lower_bound_bytes=lower_bound_bytes(model, bound_outputs=bound_outputs, threads=threads),
+        arena_bytes=smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic)),
+        peak_node=timeline[peak].name if timeline else "",
+        at_peak=dict(timeline[peak].live_bytes) if timeline else dict.fromkeys(MemoryKind, 0),
+        saved_bytes=sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED),
+        node_count=len(timeline),
+    )
+    return PlanResult(plan, timeline, tuple(alive), traffic, bound_outputs, threads)
+
+
+def _rounded_peak_bytes(traffic: Traffic) -> int:
+    """The liveness peak in the arena's granules: no arena can be smaller."""
+    rounded = [Buffer(b.name, round_up(b.size_bytes), b.kind, b.start, b.end)
+               for b in traffic.buffers]
+    live: LiveBytes = live_bytes(rounded, len(traffic.nodes))
+    return int(np.sum(list(live.values()), axis=0).max(initial=0))

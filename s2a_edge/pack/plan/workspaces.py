@@ -1,0 +1,141 @@
+"""Temporaries that kernels take from the arena while they run, as formulas of shapes.
+
+Facts of onnxruntime 1.32's CPU provider without prepacking, measured like those of
+``kernel_memory``. Every operator that is not named here was measured to take nothing: MatMul,
+Gemm, FusedMatMul, reductions over any axes, Transpose, LayerNormalization, Slice, Pad, pooling,
+QuantizeLinear and DequantizeLinear (4-bit ones too), and all elementwise operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import dtype_of, nbytes_of, shape_of
+
+_FLOAT_BYTES = 4
+# MLAS expands this much of a convolution's patches at a time and thread: 128 × 128 floats.
+_CONV_TILE_BYTES = 128 * 128 * _FLOAT_BYTES
+# Multiplications that are worth a thread of their own, and how thread slices are aligned.
+_MULTIPLICATIONS_PER_THREAD = 64 * 1024
+_THREAD_ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Workspaces:
+    """Bytes of each temporary: taken before the outputs and after them; all released at the end."""
+
+    before_bytes: tuple[int, ...] = ()
+    after_bytes: tuple[int, ...] = ()
+
+
+def workspaces_of(node: ir.Node, threads: int) -> Workspaces:
+    """The temporaries of ``node`` when the runtime computes with ``threads`` threads.
+
+    Raises:
+        InternalError: if a shape or dtype is unknown.
+    """
+    formula = _FORMULAS.get(node.op_type) if node.domain == "" else None
+    return Workspaces() if formula is None else formula(node, threads)
+
+
+def _conv(node: ir.Node, threads: int) -> Workspaces:
+    """X [N, C, *in], W [M, C/group, *kernel] -> Y [N, M, *out].
+
+    A point-wise convolution needs nothing; few outputs positions: all patches at once,
+    [C/group·kernel, out]; else one tile per thread.
+    """
+    weight, out = shape_of(_operand(node, 1)), shape_of(node.outputs[0])
+    group = node.attributes.get_int("group", 1)
+    filters, positions, depth = weight[0] // group, prod(out[2:]), prod(weight[1:])
+    if _reads_input_directly(node):
+        return Workspaces()
+    if filters > positions:
+        return Workspaces(after_bytes=(positions * depth * _FLOAT_BYTES,))
+    if out[0] > 1 or group > 1:
+        used = min(threads, out[0] * group)
+    else:
+        used = _conv_threads(filters * positions * depth, positions, threads)
+    return Workspaces(after_bytes=(used * _CONV_TILE_BYTES,))
+
+
+def _reads_input_directly(node: ir.Node) -> bool:
+    """Whether the patches of a convolution are the input itself."""
+    x, weight = shape_of(_operand(node, 0)), shape_of(_operand(node, 1))
+    kernel = weight[2:]
+    strides = node.attributes.get_ints("strides", [1] * len(kernel))
+    pads = node.attributes.get_ints("pads", [0] * 2 * len(kernel))
+    if any(s != 1 for s in strides) or any(p != 0 for p in pads):
+        return False
+    if prod(kernel) == 1:
+        return True
+    dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
+    if len(kernel) != 2 or any(d != 1 for d in dilations) or weight[1] != 1:
+        return False
+    return kernel[1] == x[3] or (kernel[0] == x[2] and kernel[1] == 1)
+
+
+def _conv_threads(multiplications: int, positions: int, threads: int) -> int:
+    """How many threads MLAS gives to one image: slices of output positions, 16 at least."""
+    wanted = min(multiplications // _MULTIPLICATIONS_PER_THREAD + 1, threads)
+    if wanted == 1:
+        return 1
+    slice_positions = -(-positions // wanted)
+    slice_positions = -(-slice_positions // _THREAD_ALIGN) * _THREAD_ALIGN
+    if slice_positions >= positions:
+        return 1
+    return wanted - 1 if slice_positions * (wanted - 1) >= positions else wanted
+
+
+def _conv_transpose(node: ir.Node, threads: int) -> Workspaces:
+    """X [N, C, *in], W [C, M/group, *kernel]: columns of one image, [M/group·kernel, in]."""
+    x, weight = shape_of(_operand(node, 0)), shape_of(_operand(node, 1))
+    return Workspaces(after_bytes=(prod(weight[1:]) * prod(x[2:]) * _FLOAT_BYTES,))
+
+
+def _softmax(node: ir.Node, threads: int) -> Workspaces:
+    """Along another axis than the last: transposed copies of the input and of the output."""
+    x = _operand(node, 0)
+    rank = len(shape_of(x))
+    if node.attributes.get_int("axis", -1) % rank == rank - 1:
+        return Workspaces()
+    return Workspaces(after_bytes=(nbytes_of(x), nbytes_of(x)))
+
+
+def _where(node: ir.Node, threads: int) -> Workspaces:
+    """Both branches are materialized, each broadcast with the condition."""
+    return Workspaces(before_bytes=tuple(
+        _broadcast_bytes([_operand(node, 0), _operand(node, i)], node.outputs[0])
+        for i in (1, 2)))
+
+
+def _variadic(node: ir.Node, threads: int) -> Workspaces:
+    """Operands are combined from the left; every result but the last is a temporary.
+
+    The runtime holds two of them at a time; all are counted here, which is more from five
+    operands on.
+    """
+    operands = [v for v in node.inputs if v is not None]
+    return Workspaces(before_bytes=tuple(
+        _broadcast_bytes(operands[:n], node.outputs[0]) for n in range(2, len(operands))))
+
+
+def _broadcast_bytes(operands: list[ir.Value], result: ir.Value) -> int:
+    shape = np.broadcast_shapes(*(shape_of(v) for v in operands))
+    return (prod(shape) * dtype_of(result).bitwidth + 7) // 8
+
+
+def _operand(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None, f"operand {index} of {node.op_type} is required"
+    return value
+
+
+_FORMULAS: dict[str, Callable[[ir.Node, int], Workspaces]] = {
+    "Conv": _conv, "ConvTranspose": _conv_transpose, "LogSoftmax": _softmax, "Max": _variadic,
+    "Mean": _variadic, "Min": _variadic, "Softmax": _softmax, "Sum": _variadic, "Where": _where,
+}  # fmt: skip
