@@ -104,12 +104,18 @@ def pack(  # one parameter for each option: that is how typer declares them
         "loss": loss,
         "optimizer": optimizer,
         "device": device,
-        "mean": parse_reals(mean, flag="--mean") if mean else None,
-        "std": parse_reals(std, flag="--std") if std else None,
-        "scale": scale,
-        "channels": channels,
-        "crop_pct": crop,
-        "interpolation": interpolation,
+        "preprocessing": {
+            name: value
+            for name, value in {
+                "mean": parse_reals(mean, flag="--mean") if mean else None,
+                "std": parse_reals(std, flag="--std") if std else None,
+                "scale": scale,
+                "channels": channels,
+                "crop_pct": crop,
+                "interpolation": interpolation,
+            }.items()
+            if value is not None
+        },
         "seed": seed,
         "threads": threads,
     }

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from safetensors.numpy import save_file
 
 from s2a_edge.pack import describe
-from s2a_edge.pack.capture import capture
+from s2a_edge.pack.capture import open_source
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.graph import dtype_of, shape_of
@@ -76,11 +76,9 @@ def pack(source: str, out: Path, options: PackOptions,
         StorageError: the disk refuses; what existed at ``out`` is untouched.
     """
     on_stage("capture", source)
-    captured = capture(source, input_shape=options.input_shape, weights=options.weights,
-                       features=options.features, pool=options.pool, seed=options.seed,
-                       mean=options.mean, std=options.std, scale=options.scale,
-                       channels=options.channels, crop_pct=options.crop_pct,
-                       interpolation=options.interpolation)
+    captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
+                           features=options.features, pool=options.pool,
+                           preprocessing=options.preprocessing, seed=options.seed)
     compiled = compile_backbone(captured, options, on_stage)
     staging = _staging_folder(out)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, OPSET
+from s2a_edge.pack.graph import CONSTANT_KEY, MICROSOFT, OPSET
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import WeightEntry
@@ -33,13 +33,19 @@ def frozen_tensors(models: Iterable[ir.Model]) -> dict[str, ir.TensorProtocol]:
     for model in models:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < INLINE_BELOW_BYTES:
+            if tensor is None or not is_weight(value):
                 continue
             before = found.setdefault(name, tensor)
             if before is not tensor and not _equal(before, tensor):
                 raise InternalError(where=f"weight {name}", expected="equal content in all graphs",
                                     got="different content", todo="report this")
     return found
+
+
+def is_weight(value: ir.Value) -> bool:
+    """Whether an initializer belongs into ``weights.bin``."""
+    return (value.const_value is not None and CONSTANT_KEY not in value.metadata_props
+            and value.const_value.nbytes >= INLINE_BELOW_BYTES)
 
 
 def _equal(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
@@ -67,7 +73,7 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
         skeleton: leave weights and ``param.*`` out altogether (``infer.onnx``: export adds them).
     """
     graph = model.graph
-    used = tuple(name for name in graph.initializers if name in weights)
+    used = tuple(name for name, value in graph.initializers.items() if is_weight(value))
     kept = {name: graph.initializers[name].const_value for name in used}
     try:
         for name in used:
@@ -81,7 +87,7 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
         for name, tensor in kept.items():
             graph.initializers[name].const_value = tensor
     if skeleton:
-        inline = [t for t in proto.graph.initializer if t.name not in weights]
+        inline = [t for t in proto.graph.initializer if t.name not in used]
         del proto.graph.initializer[:]
         proto.graph.initializer.extend(inline)
         data = [i for i in proto.graph.input if not i.name.startswith("param.")]

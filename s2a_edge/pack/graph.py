@@ -21,6 +21,8 @@ IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 MODULE_KEY = "s2a.module"
 KIND_KEY = "s2a.kind"
+# Marks constants of one graph (axes, codebooks): their names mean nothing in another graph.
+CONSTANT_KEY = "s2a.constant"
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 # Values whose *content* decides an output shape; onnx needs the data to infer those.
@@ -87,7 +89,9 @@ class GraphBuilder:
         data = np.asarray(array, dtype=dtype)
         key = (data.dtype.str, data.shape, data.tobytes())
         if key not in self._constants:
-            self._constants[key] = self._store(self.unique("const"), data)
+            made = self._store(self.unique("const"), data)
+            made.metadata_props[CONSTANT_KEY] = "1"
+            self._constants[key] = made
         return self._constants[key]
 
     def op(self, op_type: str, *inputs: ir.Value | None, name: str | None = None,
@@ -225,6 +229,6 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 
 __all__ = [
-    "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET", "GraphBuilder", "dtype_of",
+    "CONSTANT_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET", "GraphBuilder", "dtype_of",
     "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from s2a_edge.pack.adapt import ADAPTERS
@@ -29,7 +30,8 @@ class PackOptions:
         optimizer: ``adamw`` or ``sgd``.
         device: name of the device profile it is meant for.
         seed: of the head's start values and of the rehearsal's inputs.
-        mean, std, scale, channels, crop_pct, interpolation: preprocessing of an ONNX source.
+        preprocessing: fields of the manifest's ``preprocessing`` that differ from what the source
+            says; an ONNX file says nothing.
         threads: threads of the rehearsal; None: all usable cores.
     """
 
@@ -47,12 +49,7 @@ class PackOptions:
     optimizer: str = "adamw"
     device: str | None = None
     seed: int = 0
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    scale: float | None = None
-    channels: str | None = None
-    crop_pct: float | None = None
-    interpolation: str | None = None
+    preprocessing: Mapping[str, object] = field(default_factory=dict)
     threads: int | None = None
 
     def __post_init__(self) -> None:
