@@ -16,6 +16,7 @@ from s2a_edge.pack.capture.features import (
     pool_features,
     set_output,
 )
+from s2a_edge.pack.capture.modules import name_modules
 from s2a_edge.pack.capture.static_shapes import make_static
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing, Source
@@ -45,6 +46,8 @@ class Captured:
             SourceError: if it cannot be made static, or its features are not [batch, D].
         """
         model = self.graph_at(batch)
+        given = set(model.graph.initializers)
+        name_modules(model.graph)
         if self.source.features is not None:
             cut_at(model, self.source.features)
         make_static(model)
@@ -53,14 +56,26 @@ class Captured:
         else:
             value = default_features(model, batch, rehead=self.rehead)
         set_output(model, pool_features(model, value, self.source.pool, batch))
+        _mark_batch_constants(model.graph, given, batch)
         return Backbone(model, _used_inputs(model), model.graph.outputs[0], self.preprocessing,
                         self.source, batch)
 
     def candidates(self) -> list[Candidate]:
         """Values that ``--features`` could name, the likeliest first (batch 1 shapes)."""
         model = self.graph_at(1)
+        name_modules(model.graph)
         make_static(model)
         return list_features(model, 1)
+
+
+def _mark_batch_constants(graph: ir.Graph, given: set[str], batch: int) -> None:
+    """Puts the batch into the name of each folded constant that has one row per sample.
+
+    The graphs of a bundle share their constants by name.
+    """
+    for name, value in list(graph.initializers.items()):
+        if name not in given and value.shape is not None and value.shape[:1] == (batch,):
+            value.name = f"{name}_b{batch}"
 
 
 def _used_inputs(model: ir.Model) -> tuple[ir.Value, ...]:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s2a_edge.pack.capture.torch_export import require
 from s2a_edge.pack.capture.weights_file import load_weights
@@ -31,13 +31,13 @@ def open_factory(spec: str, weights: Path | None, input_shape: tuple[int, ...] |
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = reduce(getattr, attribute.split("."), importlib.import_module(module_name))
+        factory: Any = reduce(getattr, attribute.split("."), importlib.import_module(module_name))
     except (ImportError, AttributeError) as error:
         raise SourceError(where=spec, expected="an importable factory", got=str(error),
                           todo="run from the folder that holds it, or install its package"
                           ) from error
     torch.manual_seed(seed)
-    module = factory() if callable(factory) and not isinstance(factory, torch.nn.Module) else factory
+    module = factory if isinstance(factory, torch.nn.Module) else factory()
     if not isinstance(module, torch.nn.Module):
         raise SourceError(where=spec, expected="a callable that returns a torch.nn.Module",
                           got=type(module).__name__, todo="return the module from the factory")

@@ -14,7 +14,8 @@ from s2a_edge.spec.errors import SourceError
 _LINEAR = frozenset({"Gemm", "MatMul"})
 _AFTER_CLASSIFIER = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Flatten", "Reshape",
                                "Squeeze", "Cast"})
-POOLS = ("cls", "mean", "gap")
+# What computes the output of a norm (fused or spelled out) or of a block's activation.
+_ENDS_NORM = frozenset({"LayerNormalization", "Relu", "Add", "Mul"})
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,20 @@ class Candidate:
 def cut_at(model: ir.Model, name: str) -> None:
     """Makes the value ``name`` the only output and drops what it does not need, in place.
 
+    The name of a module stands for the last value that it computes.
+
     Raises:
         SourceError: if there is no such value; close matches are listed.
     """
     graph = model.graph
     values = {v.name: v for node in graph for v in node.outputs if v.name}
+    inside = [n for n in graph if f"{module_of(n)}.".startswith(f"{name}.")]
+    if name not in values and inside:
+        values[name] = inside[-1].outputs[0]
     if name not in values:
         close = difflib.get_close_matches(name, list(values), n=5, cutoff=0.5)
-        inside = [v for v in values if name.lower() in v.lower()][:5]
-        hints = list(dict.fromkeys([*close, *inside]))
+        similar = [v for v in values if name.lower() in v.lower()][:5]
+        hints = list(dict.fromkeys([*close, *similar]))
         raise SourceError(
             where=f"--features {name}", expected="the name of a value in the graph",
             got="no such value" + (f"; close: {', '.join(hints)}" if hints else ""),
@@ -88,14 +94,15 @@ def _before_classifier(value: ir.Value) -> ir.Value | None:
     while node is not None and node.op_type in _AFTER_CLASSIFIER:
         node = _producer(node, 0)
     if node is not None and node.op_type == "Add":
-        frozen = [i for i, v in enumerate(node.inputs) if v is not None and v.const_value is not None]
+        frozen = [i for i, v in enumerate(node.inputs)
+                  if v is not None and v.const_value is not None]
         node = _producer(node, 1 - frozen[0]) if len(frozen) == 1 else None
     if node is None or node.op_type not in _LINEAR:
         return None
     x, w = node.inputs[0], node.inputs[1]
     if x is None or w is None or w.const_value is None or len(shape_of(x)) != 2:
         return None
-    if x.producer() is None or node.attributes.get_int("transA", 0):
+    if x.producer() is None or node.attributes.get_int("transA", 0) != 0:
         return None
     return x
 
@@ -152,10 +159,11 @@ def _first_token(model: ir.Model, value: ir.Value) -> ir.Value:
                    {"axis": 1})
 
 
-def _append(model: ir.Model, op_type: str, value: ir.Value, name: str, operand: ir.Tensor,
+def _append(model: ir.Model, op_type: str, value: ir.Value, name: str, operand: ir.TensorProtocol,
             attributes: dict[str, int]) -> ir.Value:
     graph = model.graph
-    constant = ir.Value(name=name, type=ir.TensorType(operand.dtype), shape=operand.shape,
+    constant = ir.Value(name=name, type=ir.TensorType(operand.dtype),
+                        shape=ir.Shape([int(d) for d in operand.shape.numpy()]),
                         const_value=operand)
     graph.register_initializer(constant)
     node = ir.Node("", op_type, [value, constant], ir.convenience.convert_attributes(attributes),
@@ -167,7 +175,10 @@ def _append(model: ir.Model, op_type: str, value: ir.Value, name: str, operand: 
 
 
 def list_features(model: ir.Model, batch: int) -> list[Candidate]:
-    """Values that could serve as features: residual stream first, the deepest first."""
+    """Values that could serve as features: residual stream first, the deepest first.
+
+    Only values that leave the module that computes them are listed: not the insides of a norm.
+    """
     found: list[Candidate] = []
     seen: set[str] = set()
     for node in reversed(list(model.graph)):
@@ -176,22 +187,45 @@ def list_features(model: ir.Model, batch: int) -> list[Candidate]:
                 continue
             dims = shape_of(value)
             pools = _pools_of(dims, batch)
-            if pools is None or node.op_type in ("Reshape", "Transpose", "Identity"):
+            if pools is None or not _leaves_module(value, module_of(node)):
                 continue
             seen.add(value.name)
             found.append(Candidate(value.name, dims, module_of(node), pools, _is_residual(node)))
     return sorted(found, key=lambda c: not c.residual)
 
 
+def _leaves_module(value: ir.Value, module: str) -> bool:
+    readers = [module_of(use.node) for use in value.uses()]
+    return value.is_graph_output() or any(
+        not f"{reader}.".startswith(f"{module}.") for reader in readers)
+
+
 def _is_residual(node: ir.Node) -> bool:
-    """A sum of two computed values, or the normalization of one."""
-    computed = [v for v in node.inputs if v is not None and v.const_value is None]
-    if node.op_type == "Add":
-        return len(computed) == 2 and shape_of(computed[0]) == shape_of(computed[1])
-    if node.op_type not in ("LayerNormalization", "Relu") or not computed:
+    """A sum of two computed values; or the norm or activation that alone reads one."""
+    if _is_sum(node):
+        return True
+    before = _module_input(node)
+    if before is None or not _is_sum(before):
         return False
-    before = computed[0].producer()
-    return before is not None and before.op_type == "Add" and _is_residual(before)
+    module = module_of(node)
+    return all(module_of(use.node) == module for use in before.outputs[0].uses())
+
+
+def _is_sum(node: ir.Node) -> bool:
+    computed = [v for v in node.inputs if v is not None and v.const_value is None]
+    return (node.op_type == "Add" and len(computed) == 2
+            and shape_of(computed[0]) == shape_of(computed[1]))
+
+
+def _module_input(node: ir.Node) -> ir.Node | None:
+    """The node before the module of ``node``, following its first computed operands."""
+    if node.op_type not in _ENDS_NORM:
+        return None
+    before: ir.Node | None = node
+    while before is not None and module_of(before) == module_of(node):
+        computed = [v for v in before.inputs if v is not None and v.const_value is None]
+        before = computed[0].producer() if computed else None
+    return before
 
 
 def _ask(model: ir.Model, batch: int, got: str) -> SourceError:

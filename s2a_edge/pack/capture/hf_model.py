@@ -81,7 +81,7 @@ def _one_output(torch: Any, model: Any, sample: Sample) -> torch.nn.Module:
     """A module whose output is the pooled vector, or the hidden states, and nothing else."""
     names = list(sample)
 
-    class Features(torch.nn.Module):  # type: ignore[misc,name-defined]  # torch is lazy, hence Any
+    class Features(torch.nn.Module):  # type: ignore[misc]  # torch is loaded lazily, hence Any
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -91,7 +91,9 @@ def _one_output(torch: Any, model: Any, sample: Sample) -> torch.nn.Module:
             pooled = getattr(out, "pooler_output", None)
             return out.last_hidden_state if pooled is None else pooled
 
-    return Features().eval()
+    features: torch.nn.Module = Features()
+    features.eval()
+    return features
 
 
 def _preprocessing(path: Path, size: tuple[int, int]) -> Preprocessing:

@@ -83,8 +83,9 @@ def _as_cast(graph: ir.Graph, node: ir.Node) -> ir.Node:
     """CastLike as Cast: the target's dtype is known, and the false dependence on it goes away."""
     value, like = node.inputs
     assert like is not None
-    cast = ir.Node("", "Cast", [value], ir.convenience.convert_attributes({"to": int(dtype_of(like))}),
-                   name=node.name, metadata_props=dict(node.metadata_props))
+    to = ir.convenience.convert_attributes({"to": int(dtype_of(like))})
+    cast = ir.Node("", "Cast", [value], to, name=node.name,
+                   metadata_props=dict(node.metadata_props))
     old = node.outputs[0]
     name, old.name = old.name, None
     cast.outputs[0].name = name
@@ -137,8 +138,9 @@ def become_constant(graph: ir.Graph, node: ir.Node, arrays: list[np.ndarray]) ->
     """Replaces a node by initializers that hold its outputs, under the outputs' names."""
     for old, array in zip(node.outputs, arrays, strict=True):
         if old.is_graph_output():
-            raise SourceError(where=f"output {old.name}", expected="a value computed from the input",
-                              got="a constant", todo="choose another value with --features")
+            raise SourceError(
+                where=f"output {old.name}", expected="a value computed from the input",
+                got="a constant", todo="choose another value with --features")
         name = old.name
         old.name = None
         new = constant_value(name or "const", array)

@@ -23,7 +23,7 @@ def define_torchvision_schemas() -> None:
     """
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch leaves it untyped
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -53,26 +53,25 @@ def open_timm(name: str, weights: Path | None, input_shape: tuple[int, ...] | No
                           got="no such model" + (f"; close: {', '.join(close)}" if close else ""),
                           todo="see timm.list_models()")
     torch.manual_seed(seed)
-    options = {"img_size": input_shape[1:]} if _takes_image_size(timm, name, input_shape) else {}
-    module = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+    module = timm.create_model(name, pretrained=False, num_classes=0,
+                               **_image_size(timm, name, input_shape)).eval()
     if weights is not None:
         load_weights(module, weights, ignore=_classifier_prefixes(module))
     shape = input_shape or tuple(module.pretrained_cfg.get("input_size", (3, 224, 224)))
     return module, shape, _preprocessing(timm, module, shape)
 
 
-def _takes_image_size(timm: Any, name: str, input_shape: tuple[int, ...] | None) -> bool:
-    """Whether the model is built for one image size and another one is asked for."""
-    if input_shape is None or len(input_shape) != 3:
-        return False
+def _image_size(timm: Any, name: str, input_shape: tuple[int, ...] | None) -> dict[str, Any]:
+    """``img_size``, if the model is built for one image size and another one is asked for."""
     config = timm.get_pretrained_cfg(name)
-    if config is None or tuple(config.input_size) == input_shape:
-        return False
-    return bool(config.fixed_input_size)
+    if input_shape is None or len(input_shape) != 3 or config is None:
+        return {}
+    other = tuple(config.input_size) != input_shape
+    return {"img_size": input_shape[1:]} if other and config.fixed_input_size else {}
 
 
-def _classifier_prefixes(module: torch.nn.Module) -> tuple[str, ...]:
-    classifier = module.pretrained_cfg.get("classifier", ())  # type: ignore[union-attr]  # timm's modules carry a dict
+def _classifier_prefixes(module: Any) -> tuple[str, ...]:
+    classifier = module.pretrained_cfg.get("classifier", ())
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     return tuple(f"{name}." for name in names)
 

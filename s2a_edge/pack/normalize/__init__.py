@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from s2a_edge.pack.capture.backbone import Backbone
-from s2a_edge.pack.capture.captured import Captured
 from s2a_edge.pack.normalize.activation import fuse_activations
 from s2a_edge.pack.normalize.attention import fuse_transposed_keys
 from s2a_edge.pack.normalize.batch_norm import fold_batch_norms
@@ -18,12 +15,11 @@ from s2a_edge.pack.normalize.cleanup import drop_no_ops, merge_reshapes, merge_t
 from s2a_edge.pack.normalize.invariants import check_normalized
 from s2a_edge.pack.normalize.layer_norm import fuse_layer_norms
 from s2a_edge.pack.normalize.linear import order_biases
-from s2a_edge.pack.normalize.modules import name_modules
+from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
 
-_SHARED_BYTES = 1024  # smaller constants (shapes, axes) may differ between batches
-
-_REWRITES = (drop_no_ops, fold_batch_norms, fuse_layer_norms, fuse_activations, merge_transposes,
+_REWRITES = (drop_no_ops, make_padding_explicit, fold_batch_norms, fuse_layer_norms,
+             fuse_activations, merge_transposes,
              fuse_transposed_keys, merge_reshapes, drop_no_ops, order_biases, own_parameters)
 
 
@@ -40,7 +36,6 @@ def normalize(backbone: Backbone) -> Backbone:
     """
     model = backbone.model.clone()
     graph = model.graph
-    name_modules(graph)
     for rewrite in _REWRITES:
         rewrite(graph)
     passes.RemoveUnusedNodesPass()(model)
@@ -52,39 +47,10 @@ def normalize(backbone: Backbone) -> Backbone:
     return result
 
 
-def normalize_batches(captured: Captured, batches: Iterable[int]) -> dict[int, Backbone]:
-    """A normalized backbone for each batch, with the same names over the same weight memory."""
-    done: dict[int, Backbone] = {}
-    tensors: dict[str, ir.TensorProtocol] = {}
-    for batch in batches:
-        backbone = normalize(captured.at_batch(batch))
-        _share_weights(backbone.model.graph, tensors, batch)
-        done[batch] = backbone
-    return done
-
-
-def _share_weights(graph: ir.Graph, tensors: dict[str, ir.TensorProtocol], batch: int) -> None:
-    """Uses the tensor of an earlier batch where the data is the same.
-
-    A large constant whose data depends on the batch gets a name with the batch in it.
-    """
-    for name, value in list(graph.initializers.items()):
-        own, earlier = value.const_value, tensors.get(name)
-        assert own is not None
-        if own.nbytes <= _SHARED_BYTES:
-            continue
-        if earlier is None:
-            tensors[name] = own
-        elif own.shape == earlier.shape and np.array_equal(own.numpy(), earlier.numpy()):
-            value.const_value = earlier
-        else:
-            value.name = f"{name}_b{batch}"
-
-
 def _name_nodes(graph: ir.Graph) -> None:
     """Unique node names, after the value that a node computes."""
     for node in graph:
         node.name = f"n_{node.outputs[0].name}"
 
 
-__all__ = ["check_normalized", "normalize", "normalize_batches"]
+__all__ = ["check_normalized", "normalize"]

@@ -26,15 +26,15 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))))
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
 def _hard_swish(x: np.ndarray) -> np.ndarray:
-    return x * np.clip(x / 6 + 0.5, 0, 1)
+    return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1))
 
 
 _TARGETS: tuple[tuple[str, dict[str, object], Callable[[np.ndarray], np.ndarray]], ...] = (
@@ -134,7 +134,8 @@ def _evaluate(x: ir.Value, region: list[ir.Node]) -> np.ndarray:
 
 def _clip(x: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None,
           ) -> np.ndarray:
-    return np.clip(x, -np.inf if low is None else low, np.inf if high is None else high)
+    return np.asarray(np.clip(x, -np.inf if low is None else low,
+                              np.inf if high is None else high))
 
 
 def _hard_sigmoid(x: np.ndarray, alpha: float = 0.2, beta: float = 0.5) -> np.ndarray:

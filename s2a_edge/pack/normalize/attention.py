@@ -54,7 +54,8 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> None:
         source = insert(graph, node, "Transpose", [source], {"perm": swapped},
                         name=f"{name}_keys")
     if total != 1.0:
-        scale = add_constant(graph, f"{module_of(node)}.attention_scale", np.float32(total))
+        scale = add_constant(graph, f"{module_of(node)}.attention_scale",
+                             np.asarray(total, np.float32))
         query = insert(graph, node, "Mul", [query, scale], name=f"{name}_queries")
     new = insert(graph, node, "FusedMatMul", [query, source], {"transB": 1},
                  domain=MICROSOFT, name=f"{name}_scores")

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from s2a_edge.pack.graph import module_of, shape_of
 from s2a_edge.pack.normalize.rewrite import (
     add_constant,
+    add_tensor,
     array_of,
     insert,
     only_consumer,
@@ -33,8 +34,8 @@ def fold_batch_norms(graph: ir.Graph) -> None:
 
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
     scale, bias, mean, var = (array_of(v) for v in node.inputs[1:5])
-    if scale is None or bias is None or mean is None or var is None or node.attributes.get_int(
-            "training_mode", 0):
+    training = node.attributes.get_int("training_mode", 0)
+    if scale is None or bias is None or mean is None or var is None or training:
         raise SourceError(
             where=f"BatchNormalization in {module_of(node)}", expected="frozen statistics",
             got="statistics of the batch", todo="export the model in evaluation mode")
@@ -44,7 +45,8 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     x = node.inputs[0]
     assert x is not None
     layer = producer(x, "Conv", "ConvTranspose", "Gemm")
-    if layer is None or only_consumer(x) is not node or not _fold_into(graph, layer, factor, offset):
+    alone = layer is not None and only_consumer(x) is node
+    if layer is None or not alone or not _fold_into(graph, layer, factor, offset):
         _spell_out(graph, node, factor, offset)
         return
     node.outputs[0].name, x.name = x.name, node.outputs[0].name
@@ -52,7 +54,11 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _fold_into(graph: ir.Graph, layer: ir.Node, factor: np.ndarray, offset: np.ndarray) -> bool:
-    """y = factor * layer(x) + offset, by the layer's own weight and bias; False where not possible."""
+    """y = factor * layer(x) + offset by the layer's own weight and bias; False if it cannot be.
+
+    The new weight is computed when it is read: a bundle has several graphs, and none of them
+    should hold a copy of the network.
+    """
     weight = layer.inputs[1]
     w, b = array_of(weight), array_of(layer.inputs[2]) if len(layer.inputs) > 2 else None
     has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
@@ -62,26 +68,40 @@ def _fold_into(graph: ir.Graph, layer: ir.Node, factor: np.ndarray, offset: np.n
     shape = [1] * w.ndim
     shape[axis] = -1
     module = module_of(layer)
-    new_w = (w * factor.reshape(shape)).astype(w.dtype)
     new_b = (offset if b is None else b.reshape(-1) * factor + offset).astype(w.dtype)
     new_b = np.broadcast_to(new_b, factor.shape).copy()
     old_bias = layer.inputs[2] if has_bias else None
     bias_name = old_bias.name if old_bias is not None and old_bias.name and "." in old_bias.name \
         else f"{module}.bias"
-    _swap(graph, layer, 1, str(weight.name), new_w)
-    _swap(graph, layer, 2, str(bias_name), new_b)
+    name = str(weight.name)
+    _swap(graph, layer, 1, name, _scaled(name, weight, factor.reshape(shape)))
+    _swap(graph, layer, 2, str(bias_name), ir.tensor(new_b, name=str(bias_name)))
     return True
 
 
-def _swap(graph: ir.Graph, layer: ir.Node, index: int, name: str, array: np.ndarray) -> None:
+def _scaled(name: str, weight: ir.Value, factor: np.ndarray) -> ir.LazyTensor:
+    """``weight * factor``, computed anew at each reading."""
+    tensor = weight.const_value
+    assert tensor is not None
+
+    def compute() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        return ir.tensor((array * factor).astype(array.dtype), name=name)
+
+    shape = ir.Shape([int(d) for d in tensor.shape.numpy()])
+    return ir.LazyTensor(compute, tensor.dtype, shape, name=name)
+
+
+def _swap(graph: ir.Graph, layer: ir.Node, index: int, name: str,
+          tensor: ir.TensorProtocol) -> None:
     """Gives operand ``index`` new data, under the old name where nothing else reads the old one."""
     old = layer.inputs[index] if index < len(layer.inputs) else None
     if index >= len(layer.inputs):
         layer.resize_inputs(index + 1)
     layer.replace_input_with(index, None)
     if old is not None and not old.uses() and old.name in graph.initializers:
-        del graph.initializers[old.name]
-    layer.replace_input_with(index, add_constant(graph, name, array))
+        del graph.initializers[str(old.name)]
+    layer.replace_input_with(index, add_tensor(graph, name, tensor))
 
 
 def _output_axis(layer: ir.Node) -> int | None:

@@ -25,7 +25,8 @@ def drop_no_ops(graph: ir.Graph) -> None:
     for node in list(graph):
         if _is_no_op(node):
             source = node.inputs[0]
-            if source is None or source.const_value is not None and node.op_type in ("Add", "Mul"):
+            swapped = node.op_type in ("Add", "Mul") and source is not None
+            if swapped and source is not None and source.const_value is not None:
                 source = node.inputs[1]
             assert source is not None
             replace(graph, node.outputs[0], source)
@@ -33,7 +34,7 @@ def drop_no_ops(graph: ir.Graph) -> None:
 
 def _is_no_op(node: ir.Node) -> bool:
     out, source = node.outputs[0], node.inputs[0] if node.inputs else None
-    if source is None or source.is_graph_input() and out.is_graph_output():
+    if source is None or (source.is_graph_input() and out.is_graph_output()):
         return False
     same = source.dtype == out.dtype and source.shape == out.shape
     if node.op_type == "Identity":

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from s2a_edge.pack.capture.modules import is_anonymous
 from s2a_edge.pack.graph import module_of, shape_of
-from s2a_edge.pack.normalize.modules import is_anonymous
 
 # Operand index -> the suffix that PyTorch uses.
 _ROLES: dict[str, dict[int, str]] = {
@@ -24,6 +24,8 @@ _ROLES: dict[str, dict[int, str]] = {
     "Add": {0: "bias", 1: "bias"},
     "Mul": {0: "scale", 1: "scale"},
 }
+# A constant of more axes in these is a position embedding or the like, with a name of its own.
+_VECTORS_ONLY = frozenset({"Add", "Mul"})
 
 
 def own_parameters(graph: ir.Graph) -> None:
@@ -39,8 +41,11 @@ def own_parameters(graph: ir.Graph) -> None:
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is None or not _is_parameter(value):
                 continue
+            vector = len(shape_of(value)) == 1
+            if not vector and node.op_type in _VECTORS_ONLY:
+                continue
             wanted = f"{module_of(node)}.{suffix}"
-            shared = len(value.uses()) > 1 and len(shape_of(value)) == 1
+            shared = len(value.uses()) > 1 and vector
             if shared and (value in claimed or not _belongs(value, node)):
                 node.replace_input_with(index, _copy(graph, value, _free(wanted, taken)))
             elif value not in claimed and is_anonymous(str(value.name)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.capture.static_shapes import constant_value
 from s2a_edge.pack.graph import infer_outputs
 
 
@@ -93,11 +92,17 @@ def remove_dead(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """A new initializer under ``name``, or a free name made from it."""
+    """A new initializer under ``name``, or a free name made from it; a view stays a view."""
+    return add_tensor(graph, name, ir.tensor(array, name=name))
+
+
+def add_tensor(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """As :func:`add_constant`, for data that is a tensor already."""
     free, count = name, 0
     while free in graph.initializers:
         count += 1
         free = f"{name}_{count}"
-    value = constant_value(free, array)
+    value = ir.Value(name=free, type=ir.TensorType(tensor.dtype),
+                     shape=ir.Shape([int(d) for d in tensor.shape.numpy()]), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -13,7 +13,8 @@ import onnx_ir as ir
 from s2a_edge.pack.graph import MODULE_KEY, module_of
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-_ANONYMOUS = re.compile(r"onnx::.*|val_\d+.*|t_\d+|_?\d+|const(ant)?[_\d]*|.*Constant_\d*_?output_\d+")
+# A parameter has a dotted path; "onnx::MatMul_12", "val_3", "a/BiasAdd:0" and "W" are made up.
+_READABLE = re.compile(r"[^/:]+\.[^/:]+")
 _PARAMETER_SUFFIX = re.compile(r"\.(weight|bias|gamma|beta|scale|kernel)$")
 
 
@@ -26,14 +27,17 @@ def name_modules(graph: ir.Graph) -> None:
         if node.metadata_props.get(_SCOPES_KEY):
             module = module_of(node)
         else:
-            module = _from_node_name(node) or _from_parameters(node) or previous or node.op_type
+            module = (_from_path(node.name) or _from_parameters(node)
+                      or _from_path(node.outputs[0].name) or previous or node.op_type)
         previous = module
         node.metadata_props[MODULE_KEY] = module
 
 
-def _from_node_name(node: ir.Node) -> str:
-    """``/a/b.0/query/MatMul`` -> ``a.b.0.query``; empty where the name has no path."""
-    parts = [p for p in (node.name or "").split("/") if p]
+def _from_path(name: str | None) -> str:
+    """``/a/b.0/query/MatMul`` -> ``a.b.0.query``, ``/Slice`` -> ``Slice``; empty for no path."""
+    parts = [p for p in (name or "").split("/") if p]
+    if name and name.startswith("/") and len(parts) == 1:
+        return parts[0]
     return ".".join(parts[:-1])
 
 
@@ -47,5 +51,5 @@ def _from_parameters(node: ir.Node) -> str:
 
 
 def is_anonymous(name: str) -> bool:
-    """Whether an exporter made the name up."""
-    return _ANONYMOUS.fullmatch(name) is not None
+    """Whether ``name`` says nothing of the module that a parameter belongs to."""
+    return _READABLE.fullmatch(name) is None
