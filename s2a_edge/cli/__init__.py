@@ -63,4 +63,4 @@ app.add_typer(devices, name="devices")
 
 def main() -> None:
     """Run the command line of this process; exits with the codes above."""
-    app()
+    app(prog_name="s2a-edge")

@@ -56,7 +56,8 @@ def check(
         desktop=desktop,
         provider=provider,
     )
-    manifest = Bundle.open(bundle).manifest
+    with Bundle.open(bundle) as opened:
+        manifest = opened.manifest
     setting = Setting(provider=provider)
     sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)
     needs = [requirement(manifest, micro_batch=size, setting=setting) for size in sizes]

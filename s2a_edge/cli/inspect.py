@@ -53,12 +53,13 @@ def inspect(
 ) -> None:
     """Show a bundle's recipe, trainables, memory plan, saved values and hashes."""
     from s2a_edge.spec.bundle import Bundle
+    from s2a_edge.spec.checksums import SUMS_NAME, parse_sums
 
     output = Output(as_json=as_json, quiet=quiet)
-    opened = Bundle.open(bundle)
-    manifest = opened.manifest
+    with Bundle.open(bundle) as opened:
+        manifest = opened.manifest
+        hashes = parse_sums((opened.path / SUMS_NAME).read_bytes())
     trainables, saved = trainable_groups(manifest), saved_groups(manifest.saved)
-    hashes = dict(opened.hashes)
     output.show(
         _recipe_table(manifest),
         _trainables_table(trainables),

@@ -1,3 +1,126 @@
 """``s2a-edge train``: fine-tune a bundle on a folder of data, inside the budget."""
 
 from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s2a_edge.cli.budget_option import Budget, Device, ThisDevice, resolve_budget
+from s2a_edge.cli.output import Json, Output, Quiet, table
+from s2a_edge.cli.progress import ProgressView
+from s2a_edge.cli.run_options import Provider, Threads
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from s2a_edge.run.report import RunSummary
+
+
+def train(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: a folder or a .s2a file.")],
+    data: Annotated[Path, typer.Option(help="Class folders of images, or a .npz file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: checkpoints and records.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 3,
+    val: Annotated[
+        Path | None, typer.Option(help="Validation data, evaluated after every epoch.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.0,
+    warmup: Annotated[
+        float, typer.Option(help="Epochs of linear warm-up before the cosine.")
+    ] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Share given to other classes.")] = 0.0,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Clip the gradient's global norm; default: no clipping.")
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="Random flips and crops of images.")
+    ] = True,
+    budget: Budget = None,
+    device: Device = None,
+    this_device: ThisDevice = False,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(help="Samples a step takes at once; default: the most that fit.", min=1),
+    ] = None,
+    threads: Threads = None,
+    provider: Provider = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of order and augmentation.", min=0)] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a bundle inside a memory budget."""
+    from s2a_edge.run.trainer import Trainer
+    from s2a_edge.spec.bundle import Bundle
+
+    output = Output(as_json=as_json, quiet=quiet)
+    given = resolve_budget(budget=budget, device=device, this_device=this_device, provider=provider)
+    trainer = Trainer(
+        Bundle.open(bundle),
+        budget_bytes=given.budget_bytes if given else None,
+        micro_batch=micro_batch,
+        threads=threads,
+        provider=provider,
+        seed=seed,
+    )
+    with ProgressView(output) as progress:
+        summary = trainer.fit(
+            data,
+            val=val,
+            epochs=epochs,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_epochs=warmup,
+            label_smoothing=label_smoothing,
+            max_norm=max_norm,
+            momentum=momentum,
+            augment=augment,
+            out=out,
+            resume=resume,
+            on_progress=progress.update,
+        )
+    output.show(_history_table(summary), *_closing_lines(summary))
+    output.result(summary)
+    if summary.stopped_by is not None:
+        # As a shell reports a program that a signal ended.
+        raise typer.Exit(128 + signal.Signals[summary.stopped_by].value)
+
+
+def _history_table(summary: RunSummary) -> Table:
+    columns = ("epoch", "loss", "accuracy", "val loss", "val accuracy")
+    made = table("", (*columns, ""), right=columns)
+    for record in summary.history:
+        val_loss = "" if record.val_loss is None else f"{record.val_loss:.4f}"
+        val_top1 = "" if record.val_top1 is None else f"{record.val_top1:.2%}"
+        mark = "best" if record.epoch == summary.best_epoch else ""
+        made.add_row(
+            str(record.epoch),
+            f"{record.loss:.4f}",
+            f"{record.accuracy:.2%}",
+            val_loss,
+            val_top1,
+            mark,
+        )
+    return made
+
+
+def _closing_lines(summary: RunSummary) -> list[str]:
+    from s2a_edge.spec.units import format_bytes
+
+    peak = f"memory peak {format_bytes(summary.peak_bytes)}"
+    if summary.budget_bytes is not None:
+        peak += f" of {format_bytes(summary.budget_bytes)}"
+    lines = [
+        f"{summary.out}: {summary.epochs} epochs, {summary.steps} steps of micro-batch "
+        f"{summary.micro_batch} in {summary.seconds:.1f} s; {peak}"
+    ]
+    if summary.stopped_by is not None:
+        lines.append(f"stopped by {summary.stopped_by}; continue with --resume")
+    return lines

@@ -1,0 +1,44 @@
+"""``s2a-edge eval``: loss and accuracy of a run's checkpoint, or of a bundle as packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s2a_edge.cli.output import Json, Output, Quiet, table
+from s2a_edge.cli.run_options import Checkpoint, Provider, Threads
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from s2a_edge.run.evaluate import Evaluation
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a bundle as packed.")],
+    data: Annotated[Path, typer.Option(help="Class folders of images, or a .npz file.")],
+    checkpoint: Checkpoint = None,
+    threads: Threads = None,
+    provider: Provider = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure loss and accuracy on labelled data."""
+    output = Output(as_json=as_json, quiet=quiet)
+    result: Evaluation
+    output.show(_table(result))
+    output.result(result)
+
+
+def _table(result: Evaluation) -> Table:
+    made = table(
+        f"loss {result.loss:.4f}, top-1 {result.top1:.2%} of {result.n} samples",
+        ("class", "samples", "correct", "share"),
+        right=("samples", "correct", "share"),
+    )
+    for row in result.per_class:
+        share = f"{row.correct / row.samples:.2%}" if row.samples else ""
+        made.add_row(row.label, str(row.samples), str(row.correct), share)
+    return made

@@ -1,0 +1,22 @@
+"""``s2a-edge export``: a plain inference ONNX model with the tuned values merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2a_edge.cli.output import Json, Output, Quiet
+from s2a_edge.cli.run_options import Checkpoint
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    checkpoint: Checkpoint = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a plain inference ONNX model of the tuned backbone."""
+    output = Output(as_json=as_json, quiet=quiet)

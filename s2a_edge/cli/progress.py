@@ -1,0 +1,110 @@
+"""Training progress on stderr: a bar on a terminal, one line an epoch elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from s2a_edge.spec.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from s2a_edge.cli.output import Output
+    from s2a_edge.run.report import Progress
+
+_PHASES = {"rehearse": "rehearsing", "train": "training", "validate": "validating"}
+
+
+class ProgressView:
+    """Shows :class:`s2a_edge.run.report.Progress` values; a context manager.
+
+    Args:
+        output: says whether there is a terminal, and whether to be quiet.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bar = _make_bar(output)
+        self._task: TaskID | None = None
+        self._shown: tuple[str, int] | None = None
+
+    def __enter__(self) -> ProgressView:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, now: Progress) -> None:
+        """Show where the run stands."""
+        if self._bar is None:
+            self._log(now)
+            return
+        if self._shown != (now.phase, now.epoch):
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._shown = (now.phase, now.epoch)
+            self._task = self._bar.add_task("", total=now.steps or None, figures="")
+        assert self._task is not None
+        self._bar.update(
+            self._task, description=title(now), completed=now.step, figures=figures(now)
+        )
+
+    def _log(self, now: Progress) -> None:
+        """One line for each phase: at its start when rehearsing, at its end otherwise."""
+        key = (now.phase, now.epoch)
+        if self._shown != key and (now.phase == "rehearse" or now.step >= now.steps):
+            self._shown = key
+            self._output.note("  ".join(part for part in (title(now), figures(now)) if part))
+
+
+def title(now: Progress) -> str:
+    """What is going on: ``training 2/3``."""
+    if now.phase == "rehearse":
+        return _PHASES[now.phase]
+    return f"{_PHASES[now.phase]} {now.epoch}/{now.epochs}"
+
+
+def figures(now: Progress) -> str:
+    """Loss, accuracy, speed, and memory against the budget; what is not known is left out."""
+    memory = format_bytes(now.peak_bytes)
+    if now.budget_bytes is not None:
+        memory += f" of {format_bytes(now.budget_bytes)}"
+    parts = [
+        f"loss {now.loss:.4f}" if now.loss is not None else "",
+        f"accuracy {now.accuracy:.1%}" if now.accuracy is not None else "",
+        f"{now.images_s:.1f} images/s" if now.images_s is not None else "",
+        f"peak {memory}",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _make_bar(output: Output) -> Bar | None:
+    console = output.live()
+    if console is None:
+        return None
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=console,
+    )
