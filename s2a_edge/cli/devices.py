@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s2a_edge.cli.output import Json, Output, Quiet, plain, table
+from s2a_edge.cli.output import Json, Output, Quiet, table
+from s2a_edge.spec.strict_json import plain
 
 if TYPE_CHECKING:
     from s2a_edge.spec.profile_facts import DeviceProfile

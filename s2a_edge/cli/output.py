@@ -6,15 +6,14 @@ and tables, but neither JSON nor errors.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from s2a_edge.spec.strict_json import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +63,7 @@ class Output:
     def result(self, value: object) -> None:
         """Print ``value`` as JSON if that was asked for; dataclasses and paths are converted."""
         if self.as_json:
-            print(json.dumps(plain(value), ensure_ascii=False, indent=1))
+            print(json.dumps(plain(value), ensure_ascii=False, indent=1, default=str))  # str: paths
 
     def show(self, *parts: str | Table) -> None:
         """Print lines and tables for a person."""
@@ -92,20 +91,6 @@ def table(title: str, columns: Sequence[str], *, right: Sequence[str] = ()) -> T
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
-
-
-def plain(value: object) -> object:
-    """``value`` in JSON's types: dataclasses to objects, tuples to arrays, paths to text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(plain(key)): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _console(stream: object) -> Console:
