@@ -35,8 +35,8 @@ from s2a_edge.run.data.dtypes import U8
 from s2a_edge.spec.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: what two-lens cameras write into a .jpg
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: JPEGs of two-lens cameras, opened by the JPEG plugin
 
 # What Pillow's decoders raise on damaged files besides OSError (found in its plugins).
 _DECODER_ERRORS = (

@@ -147,7 +147,7 @@ def test_a_step_outside_the_epoch_is_refused_at_once(start: int) -> None:
 def test_a_failing_sample_raises_in_its_turn(prefetch: bool) -> None:
     parts = batches(CountingData(9, fails_at=7), 3, 3, shuffle=False, prefetch=prefetch)
     assert [next(parts).step, next(parts).step] == [0, 1]
-    with pytest.raises(DataError, match="^7: "):
+    with pytest.raises(DataError, match=r"^7: "):
         next(parts)
     assert not prefetching()
 
