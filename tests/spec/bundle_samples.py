@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from safetensors.numpy import save_file
+
+from s2a_edge.spec.bundle_write import write_bundle, write_weights
 from s2a_edge.spec.manifest import (
     BatchGraph,
     Compat,
@@ -94,3 +104,85 @@ def image_preprocessing() -> Preprocessing:
         interpolation="bicubic",
         crop_pct=0.875,
     )
+
+
+def _value(name: str, *shape: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(shape))
+
+
+def _per_trainable(prefix: str) -> list[onnx.ValueInfoProto]:
+    return [_value(f"{prefix}.head.bias", 3), _value(f"{prefix}.head.weight", 5, 3)]
+
+
+def external_weight(location: str = "weights.bin", offset: int = 0) -> onnx.TensorProto:
+    """backbone.weight as the graphs refer to it."""
+    tensor = onnx.TensorProto(name="backbone.weight", dims=[6, 5], data_type=1)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", "120")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def model(
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: list[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """A graph with this face; its nodes are not meant to compute anything sensible."""
+    node = helper.make_node("MatMul", [inputs[0].name, "backbone.weight"], ["logits"], name="n")
+    graph = helper.make_graph([node], "g", inputs, outputs, initializer=weights)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def models() -> dict[str, onnx.ModelProto]:
+    """Graphs that fit :func:`manifest`, written out by hand from the contract."""
+    made = {}
+    for n in (1, 2):
+        inputs = [_value("x", n, 6), _value("target", n, 3), _value("weight", n)]
+        inputs += _per_trainable("param") + _per_trainable("acc")
+        outputs = [_value("loss"), _value("logits", n, 3), *_per_trainable("acc_out")]
+        made[f"train_b{n}.onnx"] = model(inputs, outputs, [external_weight()])
+    inputs = [_value("x", 4, 6), *_per_trainable("param")]
+    made["eval.onnx"] = model(inputs, [_value("logits", 4, 3)], [external_weight()])
+    made["infer.onnx"] = model([_value("x", 1, 6)], [_value("logits", 1, 3)], [])
+    scalars = ["lr", "weight_decay", "max_norm", "beta1", "beta2", "eps"]
+    scalars += ["correction1", "correction2"]
+    inputs = [_value(s) for s in scalars]
+    for prefix in ("param", "acc", "m", "v"):
+        inputs += _per_trainable(prefix)
+    outputs = [_value("grad_norm")]
+    for prefix in ("param_out", "m_out", "v_out"):
+        outputs += _per_trainable(prefix)
+    made["optimizer.onnx"] = model(inputs, outputs, [])
+    return made
+
+
+def parameters() -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return {
+        "head.bias": np.zeros(3, np.float32),
+        "head.weight": rng.normal(size=(5, 3)).astype(np.float32),
+    }
+
+
+def backbone_weight() -> np.ndarray[Any, Any]:
+    return np.arange(30, dtype=np.float32).reshape(6, 5)
+
+
+def stage(folder: Path) -> Path:
+    """All files of the sample bundle but the manifest and the checksums."""
+    folder.mkdir()
+    for name, proto in models().items():
+        (folder / name).write_bytes(proto.SerializeToString())
+    write_weights(folder / "weights.bin", [("backbone.weight", backbone_weight())])
+    save_file(parameters(), folder / "adapters.safetensors")
+    return folder
+
+
+def write_sample(out: Path) -> Path:
+    """The sample bundle at ``out``."""
+    staging = stage(out.parent / "staging")
+    write_bundle(staging, manifest(), out)
+    shutil.rmtree(staging, ignore_errors=True)
+    return out
