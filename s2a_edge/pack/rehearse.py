@@ -25,7 +25,7 @@ from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
 
 # Bisection ends when the bracket is this share of the plan.
 _RESOLUTION = 0.005
-# How far below the plan the search starts: a plan more than this above the truth is too loose.
+# How far below the plan the search goes: a plan more than this above the truth is too loose.
 _SEARCH_BELOW = 0.12
 # Gradients whose true norm is below this share of the largest are compared on that scale: a key
 # bias, for one, has a true gradient of exactly zero.
@@ -104,15 +104,20 @@ def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
 
 
 def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | None) -> int:
-    """The smallest arena limit under which the graph is seen to run, by bisection."""
+    """The smallest arena limit under which the graph is seen to run, by bisection.
+
+    A plan is nearly always exact, so the first look is just below it: one failing run there ends
+    the search.
+    """
+    resolution = max(int(_RESOLUTION * plan.arena_bytes), 4096)
     high = plan.arena_bytes
-    low = int(high * (1 - _SEARCH_BELOW))
-    while high - low > max(_RESOLUTION * plan.arena_bytes, 4096):
-        middle = (low + high) // 2
+    low, middle = int(high * (1 - _SEARCH_BELOW)), high - resolution
+    while high - low > resolution and middle > 0:
         if run_graph(graph, inputs=inputs, arena_bytes=middle, threads=threads).ok:
             high = middle
         else:
             low = middle
+        middle = (low + high) // 2
     return high
 
 
