@@ -55,5 +55,5 @@ def present_outputs(node: ir.Node) -> Iterator[ir.Value]:
 def counted_initializer_bytes(model: ir.Model) -> int:
     """Bytes of small inline initializers, which the runtime counts against the arena's limit."""
     sizes = (v.const_value.nbytes for v in model.graph.initializers.values()
-             if v.const_value is not None)
+             if v.const_value is not None and v.uses())  # the runtime drops unused ones
     return sum(size for size in sizes if size <= _COUNTED_INITIALIZER_BYTES)

@@ -16,7 +16,11 @@ from s2a_edge.spec.memory_plan import MemoryKind, MemoryPlan
 
 @dataclass(frozen=True)
 class Moment:
-    """The arena while one node runs: bytes alive by kind, as requested by the kernels."""
+    """The arena while one node runs: bytes alive by kind, as requested by the kernels.
+
+    Small inline constants of the session, which count against the arena's limit all the time, are
+    among ``constants``.
+    """
 
     name: str
     op_type: str
@@ -57,6 +61,7 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, threads: int) -> PlanResu
     """
     traffic = record_traffic(model, bound_outputs=bound_outputs, threads=threads)
     live = live_bytes(traffic.buffers, len(traffic.nodes))
+    live[MemoryKind.CONSTANTS] += traffic.counted_bytes
     peak = peak_node(live)
     timeline = tuple(
         Moment(node.name, node.op_type, {k: int(array[at]) for k, array in live.items()})
@@ -64,10 +69,11 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, threads: int) -> PlanResu
     alive = alive_at(traffic.buffers, peak)
     plan = MemoryPlan(
         liveness_peak_bytes=timeline[peak].total_bytes if timeline else 0,
-        lower_bound_bytes=lower_bound_bytes(model, bound_outputs=bound_outputs, threads=threads),
+        lower_bound_bytes=traffic.counted_bytes + lower_bound_bytes(
+            model, bound_outputs=bound_outputs, threads=threads),
         arena_bytes=smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic)),
         peak_node=timeline[peak].name if timeline else "",
-        at_peak=dict(timeline[peak].live_bytes) if timeline else dict.fromkeys(MemoryKind, 0),
+        at_peak=dict(timeline[peak].live_bytes) if timeline else {},
         saved_bytes=sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED),
         node_count=len(timeline),
     )

@@ -66,6 +66,7 @@ def _replay(model: ir.Model, *, bound_outputs: bool, threads: int) -> Iterator[t
     kept = set(model.graph.outputs)
     memory: dict[ir.Value, _Memory | None] = {}
     alive: set[_Memory] = set()
+    constants_bytes = kernel_memory.counted_initializer_bytes(model)
     for node in model.graph:
         for value in kernel_memory.present_outputs(node):
             count = remaining.get(value, 0) + (value in kept)
@@ -75,7 +76,7 @@ def _replay(model: ir.Model, *, bound_outputs: bool, threads: int) -> Iterator[t
             if home is not None:
                 alive.add(home)
         temporary = workspaces_of(node, threads)
-        yield node.name or "", (sum(m.size_bytes for m in alive)
+        yield node.name or "", (constants_bytes + sum(m.size_bytes for m in alive)
                                 + sum(temporary.before_bytes) + sum(temporary.after_bytes))
         for value in node.inputs:
             held = memory.get(value) if value is not None else None
