@@ -73,7 +73,7 @@ def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weig
                    seed: int) -> Captured:
     """Through torch's exporter; the modules that need torch are imported here, not above."""
     from s2a_edge.pack.capture.factory import open_factory
-    from s2a_edge.pack.capture.hf_model import open_hf
+    from s2a_edge.pack.capture.hf_model import WRAPPED_AS, open_hf
     from s2a_edge.pack.capture.timm_model import open_timm
     from s2a_edge.pack.capture.torch_export import export_graphs
 
@@ -88,7 +88,8 @@ def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weig
         sample = {"image" if image_layout(shape) else "input": (shape, "float32")}
         found = assumed_preprocessing(shape)
     return Captured(
-        graph_at=export_graphs(module, sample, f"{parsed.kind}:{parsed.name}"),
+        graph_at=export_graphs(module, sample, f"{parsed.kind}:{parsed.name}",
+                               WRAPPED_AS if parsed.kind == "hf" else ""),
         preprocessing=options.applied_to(found),
         source=_source(parsed, weights, features, pool, OPSET), rehead=parsed.kind == "factory")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2a_edge.pack.capture.timm_model import define_torchvision_schemas
-from s2a_edge.pack.capture.torch_export import require
+from s2a_edge.pack.capture.torch_export import Sample, require
 from s2a_edge.pack.capture.weights_file import load_weights
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing
@@ -15,7 +15,8 @@ from s2a_edge.spec.manifest import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-Sample = dict[str, tuple[tuple[int, ...], str]]
+# Where the wrapper holds the model; taken off the names again after the export.
+WRAPPED_AS = "model"
 
 _BICUBIC = 3  # PIL's number, which image processor configs use
 _IMAGENET_HALF = (0.5, 0.5, 0.5)
@@ -26,7 +27,8 @@ def open_hf(name: str, weights: Path | None, input_shape: tuple[int, ...] | None
             ) -> tuple[torch.nn.Module, Sample, Preprocessing | None]:
     """The module in evaluation mode, its inputs, and its preprocessing (None for text).
 
-    It returns one tensor: the pooled output where the model has one, else the last hidden state.
+    The module wraps the model (see :data:`WRAPPED_AS`) and returns one tensor: the pooled output
+    where the model has one, else the last hidden state.
 
     Raises:
         SourceError: if transformers or the folder is missing, or the weights do not fit.
@@ -55,7 +57,7 @@ def open_hf(name: str, weights: Path | None, input_shape: tuple[int, ...] | None
 
 def _open_model(transformers: Any, path: Path, where: str, *, random: bool) -> Any:
     """AutoModel with its weights, or from its configuration alone."""
-    options: dict[str, Any] = {"attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"attn_implementation": "eager"}
     try:
         if path.is_file() or random:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -91,9 +93,7 @@ def _one_output(torch: Any, model: Any, sample: Sample) -> torch.nn.Module:
             pooled = getattr(out, "pooler_output", None)
             return out.last_hidden_state if pooled is None else pooled
 
-    features: torch.nn.Module = Features()
-    features.eval()
-    return features
+    return Features().eval()  # type: ignore[no-any-return]  # torch is loaded lazily, hence Any
 
 
 def _preprocessing(path: Path, size: tuple[int, int]) -> Preprocessing:

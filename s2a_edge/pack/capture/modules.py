@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.graph import MODULE_KEY, module_of
 
-_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 # A parameter has a dotted path; "onnx::MatMul_12", "val_3", "a/BiasAdd:0" and "W" are made up.
 _READABLE = re.compile(r"[^/:]+\.[^/:]+")
 _PARAMETER_SUFFIX = re.compile(r"\.(weight|bias|gamma|beta|scale|kernel)$")
@@ -24,7 +24,7 @@ def name_modules(graph: ir.Graph) -> None:
     for node in graph:
         if MODULE_KEY in node.metadata_props:
             continue
-        if node.metadata_props.get(_SCOPES_KEY):
+        if node.metadata_props.get(SCOPES_KEY):
             module = module_of(node)
         else:
             module = (_from_path(node.name) or _from_parameters(node)

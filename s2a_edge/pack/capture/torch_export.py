@@ -16,11 +16,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from s2a_edge.pack.capture.captured import with_input_shapes
+from s2a_edge.pack.capture.modules import SCOPES_KEY
 from s2a_edge.pack.graph import OPSET
 from s2a_edge.spec.errors import SourceError
 
 if TYPE_CHECKING:
     import torch
+
+Sample = dict[str, tuple[tuple[int, ...], str]]
 
 _LARGEST_BATCH = 65_536
 
@@ -39,8 +42,8 @@ def require(module: str, why: str) -> Any:
                           got=f"it cannot be imported ({error})", todo=extra) from error
 
 
-def export_graphs(module: torch.nn.Module, sample: dict[str, tuple[tuple[int, ...], str]],
-                  where: str) -> Callable[[int], ir.Model]:
+def export_graphs(module: torch.nn.Module, sample: Sample, where: str, wrapped_as: str = "",
+                  ) -> Callable[[int], ir.Model]:
     """A function that gives the graph of ``module`` for a batch, inputs static.
 
     The module is exported once with an open batch axis; where it cannot be, once per batch.
@@ -50,6 +53,7 @@ def export_graphs(module: torch.nn.Module, sample: dict[str, tuple[tuple[int, ..
         module: in evaluation mode.
         sample: per input of ``forward``, in its order: shape without the batch, and dtype.
         where: the SOURCE, for errors.
+        wrapped_as: attribute of ``module`` that holds the user's own module: names leave it out.
 
     Raises:
         SourceError: if torch cannot export the module.
@@ -59,13 +63,13 @@ def export_graphs(module: torch.nn.Module, sample: dict[str, tuple[tuple[int, ..
         template = _export(module, sample, batch=2, open_batch=True)
     except _export_errors():
         return lambda batch: with_input_shapes(
-            _checked_export(module, sample, batch, where), shapes, batch)
-    _name_inputs(template, list(sample))
+            _checked_export(module, sample, batch, where, wrapped_as), shapes, batch)
+    _rename(template, list(sample), wrapped_as)
     return lambda batch: with_input_shapes(template, shapes, batch)
 
 
-def _checked_export(module: torch.nn.Module, sample: dict[str, tuple[tuple[int, ...], str]],
-                    batch: int, where: str) -> ir.Model:
+def _checked_export(module: torch.nn.Module, sample: Sample, batch: int, where: str,
+                    wrapped_as: str) -> ir.Model:
     try:
         model = _export(module, sample, batch=batch, open_batch=False)
     except _export_errors() as error:
@@ -75,12 +79,11 @@ def _checked_export(module: torch.nn.Module, sample: dict[str, tuple[tuple[int, 
             got=f"{type(cause).__name__}: {str(cause).strip().splitlines()[0][:300]}"
             if str(cause).strip() else type(cause).__name__,
             todo="check --input; or export it to ONNX yourself and pack the file") from error
-    _name_inputs(model, list(sample))
+    _rename(model, list(sample), wrapped_as)
     return model
 
 
-def _export(module: torch.nn.Module, sample: dict[str, tuple[tuple[int, ...], str]], *,
-            batch: int, open_batch: bool) -> ir.Model:
+def _export(module: torch.nn.Module, sample: Sample, *, batch: int, open_batch: bool) -> ir.Model:
     import torch
 
     tensors = tuple(_example(shape, dtype, batch) for shape, dtype in sample.values())
@@ -106,9 +109,20 @@ def _example(shape: Sequence[int], dtype: str, batch: int) -> torch.Tensor:
     return torch.ones(batch, *shape, dtype=getattr(torch, dtype))
 
 
-def _name_inputs(model: ir.Model, names: list[str]) -> None:
-    for value, name in zip(model.graph.inputs, names, strict=True):
+def _rename(model: ir.Model, inputs: list[str], wrapped_as: str) -> None:
+    """Names the inputs, and takes the wrapper's attribute off parameters and module paths."""
+    graph = model.graph
+    for value, name in zip(graph.inputs, inputs, strict=True):
         value.name = name
+    if not wrapped_as:
+        return
+    prefix = f"{wrapped_as}."
+    for value in list(graph.initializers.values()):
+        value.name = str(value.name).removeprefix(prefix)
+    for node in graph:
+        scopes = node.metadata_props.get(SCOPES_KEY, "")
+        node.metadata_props[SCOPES_KEY] = scopes.replace(f"'{prefix}", "'").replace(
+            f"'{wrapped_as}'", "''")
 
 
 def _export_errors() -> tuple[type[BaseException], ...]:

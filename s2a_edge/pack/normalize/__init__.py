@@ -9,7 +9,7 @@ from onnx_ir.passes import common as passes
 
 from s2a_edge.pack.capture.backbone import Backbone
 from s2a_edge.pack.normalize.activation import fuse_activations
-from s2a_edge.pack.normalize.attention import fuse_transposed_keys
+from s2a_edge.pack.normalize.attention import drop_nan_guards, fuse_transposed_keys
 from s2a_edge.pack.normalize.batch_norm import fold_batch_norms
 from s2a_edge.pack.normalize.cleanup import drop_no_ops, merge_reshapes, merge_transposes
 from s2a_edge.pack.normalize.invariants import check_normalized
@@ -18,9 +18,11 @@ from s2a_edge.pack.normalize.linear import order_biases
 from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
 
-_REWRITES = (drop_no_ops, make_padding_explicit, fold_batch_norms, fuse_layer_norms,
-             fuse_activations, merge_transposes,
-             fuse_transposed_keys, merge_reshapes, drop_no_ops, order_biases, own_parameters)
+_REWRITES = (
+    drop_no_ops, drop_nan_guards, make_padding_explicit, fold_batch_norms, fuse_layer_norms,
+    fuse_activations, merge_transposes, fuse_transposed_keys, merge_reshapes, drop_no_ops,
+    order_biases, own_parameters,
+)
 
 
 def normalize(backbone: Backbone) -> Backbone:

@@ -91,3 +91,20 @@ def _scale_after(node: ir.Node) -> tuple[ir.Node, float]:
             break
         last, factor = after, factor * found[1]
     return last, factor
+
+
+def drop_nan_guards(graph: ir.Graph) -> None:
+    """Where(IsNaN(p), 0, p) -> p, with p = softmax(scores).
+
+    Exporters guard against rows in which every key is masked. No row of a usable sample is:
+    a token attends at least to itself.
+    """
+    for node in list(graph):
+        if node.op_type != "Where":
+            continue
+        test = producer(node.inputs[0], "IsNaN")
+        probabilities = node.inputs[2]
+        if (test is not None and probabilities is not None
+                and test.inputs[0] is probabilities and scalar_of(node.inputs[1]) == 0.0
+                and producer(probabilities, "Softmax") is not None):
+            replace(graph, node.outputs[0], probabilities)

@@ -10,6 +10,7 @@ from s2a_edge.pack.normalize.rewrite import (
     add_constant,
     array_of,
     insert,
+    only_consumer,
     operands,
     producer,
     remove_dead,
@@ -54,14 +55,26 @@ def _is_no_op(node: ir.Node) -> bool:
 
 
 def _is_neutral(node: ir.Node) -> bool:
-    """x + 0, 0 + x, x - 0, x * 1, 1 * x, x / 1, with a constant that does not broadcast x."""
+    """x + 0, 0 + x, x - 0, x * 1, 1 * x, x / 1, with a scalar that does not broadcast x.
+
+    Only before a softmax, 0 may have any shape: a mask that masks nothing. Elsewhere zeros are a
+    bias that is still to be trained.
+    """
     neutral = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}.get(node.op_type)
     if neutral is None:
         return False
     a, b = operands(node)
     pairs = ((a, b), (b, a)) if node.op_type in ("Add", "Mul") else ((a, b),)
-    return any(x.const_value is None and scalar_of(c) == neutral
-               and x.shape == node.outputs[0].shape for x, c in pairs)
+    reader = only_consumer(node.outputs[0])
+    masks = reader is not None and reader.op_type == "Softmax"
+    return any(x.const_value is None and x.shape == node.outputs[0].shape
+               and (scalar_of(c) == neutral or (masks and _is_filled_with(c, neutral)))
+               for x, c in pairs)
+
+
+def _is_filled_with(value: ir.Value, number: float) -> bool:
+    array = array_of(value)
+    return array is not None and bool((array == number).all())
 
 
 def merge_reshapes(graph: ir.Graph) -> None:
