@@ -164,9 +164,9 @@ def read_region(
             if scale > 1:
                 image.draft(None, (full[0] // scale, full[1] // scale))
         else:
-            # PNG may hold EXIF behind the pixels; Pillow turns TIFFs upright itself on load.
-            image.load()
-            transpose, flip_x, flip_y = _orientation(image)
+            image.load()  # first: PNG may hold its EXIF behind the pixels
+            if image.format != "TIFF":  # Pillow turns these upright itself; 10.0 keeps the tag
+                transpose, flip_x, flip_y = _orientation(image)
             full = image.size
         width, height = full[::-1] if transpose else full
         box = _stored_box(choose(width, height), full, (transpose, flip_x, flip_y), scale)
