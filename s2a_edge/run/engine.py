@@ -20,6 +20,7 @@ from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
 from s2a_edge.spec.errors import DeviceError, InternalError
+from s2a_edge.spec.manifest import Compat
 
 MIN_ONNXRUNTIME = "1.19"
 INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
@@ -136,12 +137,7 @@ def require_runtime(provider: Provider) -> None:
         DeviceError: too old, or built without the provider.
     """
     if runtime_version(ort.__version__) < runtime_version(MIN_ONNXRUNTIME):
-        raise DeviceError(
-            where="onnxruntime",
-            expected=f"version {MIN_ONNXRUNTIME} or newer",
-            got=str(ort.__version__),
-            todo="install a newer onnxruntime",
-        )
+        raise _too_old(MIN_ONNXRUNTIME)
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
     available = ort.get_available_providers()
     if wanted not in available:
@@ -150,6 +146,24 @@ def require_runtime(provider: Provider) -> None:
             expected=wanted,
             got=", ".join(available),
             todo="install the onnxruntime build for this board, or use the cpu provider",
+        )
+
+
+def require_compatible(compat: Compat, provider: Provider) -> None:
+    """Check the installed onnxruntime against what a bundle was packed for.
+
+    Raises:
+        DeviceError: it is too old, or the bundle does not run on the provider.
+    """
+    require_runtime(provider)
+    if runtime_version(ort.__version__) < runtime_version(compat.onnxruntime_min):
+        raise _too_old(compat.onnxruntime_min)
+    if provider not in compat.providers:
+        raise DeviceError(
+            where="bundle",
+            expected=f"one that was packed for the {provider} provider",
+            got=", ".join(compat.providers),
+            todo="train with a provider that it names, or pack again",
         )
 
 
@@ -171,6 +185,15 @@ def runtime_name() -> str:
 def usable_cores() -> int:
     """Cores this process may run on (affinity and containers are respected)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _too_old(wanted: str) -> DeviceError:
+    return DeviceError(
+        where="onnxruntime",
+        expected=f"version {wanted} or newer",
+        got=str(ort.__version__),
+        todo="install a newer onnxruntime",
+    )
 
 
 def _register_cpu_arena(limit_bytes: int) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from s2a_edge.run.data import BatchBuffer, soft_targets
-from s2a_edge.run.device_tensor import Array, DeviceTensor
+from s2a_edge.run.batch_inputs import BatchInputs
+from s2a_edge.run.data import soft_targets
+from s2a_edge.run.device_tensor import Array
 from s2a_edge.run.engine import Engine
 from s2a_edge.run.hyperparameters import Hyperparameters
 from s2a_edge.run.state import TrainingState
-from s2a_edge.spec.errors import DataError, NonFiniteLossError
-from s2a_edge.spec.manifest import BatchGraph, InputSpec, Manifest
+from s2a_edge.spec.errors import BudgetError, DataError, NonFiniteLossError
+from s2a_edge.spec.manifest import BatchGraph, Manifest
 
 
 @dataclass(frozen=True)
@@ -43,47 +44,6 @@ class StepResult:
         return self.correct / self.samples
 
 
-class BatchInputs:
-    """The bound data inputs of one graph, filled in place.
-
-    Args:
-        engine: where the tensors are.
-        inputs: the bundle's data inputs; shapes without the batch.
-        batch: rows of the graph.
-    """
-
-    def __init__(self, engine: Engine, inputs: Sequence[InputSpec], batch: int) -> None:
-        self.batch = batch
-        self.tensors: dict[str, DeviceTensor] = {
-            spec.name: engine.tensor((batch, *spec.shape), spec.dtype) for spec in inputs
-        }
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all data inputs."""
-        return sum(tensor.size_bytes for tensor in self.tensors.values())
-
-    def write(self, values: Mapping[str, Array]) -> None:
-        """Fill the first rows from [k, *shape] arrays, k <= batch; zero the other rows."""
-        for name, tensor in self.tensors.items():
-            rows = values[name]
-            if len(rows) < self.batch:
-                padded = np.zeros(tensor.shape, tensor.dtype)
-                padded[: len(rows)] = rows
-                rows = padded
-            tensor.write(rows)
-
-    def buffers(self, count: int) -> list[BatchBuffer] | None:
-        """The bound memory itself as the data reader's buffer, where one is enough (CPU)."""
-        arrays = {name: tensor.host for name, tensor in self.tensors.items()}
-        if count != 1 or any(array is None for array in arrays.values()):
-            return None
-        labels = np.zeros(self.batch, np.int64)
-        weight = np.zeros(self.batch, np.float32)
-        inputs = {name: array for name, array in arrays.items() if array is not None}
-        return [BatchBuffer(inputs, labels, weight)]
-
-
 class TrainStep:
     """The training graph of one micro-batch size and the optimizer graph, bound to one state.
 
@@ -108,6 +68,7 @@ class TrainStep:
     ) -> None:
         classes = manifest.task.classes
         self.micro_batch = graph.batch
+        self.prefetch = engine.provider != "cpu"  # on the CPU reading would compete for the cores
         self.effective_batch = manifest.recipe.effective_batch
         self.state = state
         self._classes = classes
@@ -163,9 +124,9 @@ class TrainStep:
         self._weight.write(real.astype(np.float32) / np.float32(self.effective_batch))
         try:
             self._train.run()
-        except BaseException:
+        except BudgetError as error:
             self.state.zero_accumulators()  # some of them may have been written
-            raise
+            raise _placed(error, where) from error
         loss = float(self._loss.read()) * self.effective_batch
         if not math.isfinite(loss):
             self.state.zero_accumulators()
@@ -187,17 +148,35 @@ class TrainStep:
 
         Raises:
             NonFiniteLossError: the norm is NaN or infinite; parameters and state are unchanged.
+            BudgetError: the arena is exhausted; parameters may be partly updated.
         """
         for name, value in settings.scalars(self._optimizer_kind, lr, step).items():
             self._scalars[name].write(value)
         try:
             self._optimizer.run()
+        except BudgetError as error:
+            raise _placed(error, where) from error
         finally:
             self.state.zero_accumulators()
         grad_norm = float(self._grad_norm.read())
         if not math.isfinite(grad_norm):
             raise _not_finite(where, "gradient norm", grad_norm)
         return grad_norm
+
+    def rehearse(self, settings: Hyperparameters) -> None:
+        """Run both graphs once on samples of weight 0.
+
+        Memory and time are those of a real step. The caller restores the state afterwards.
+
+        Raises:
+            BudgetError: the arena is exhausted.
+        """
+        for tensor in (*self.inputs.tensors.values(), self._target, self._weight):
+            tensor.zero()
+        for name, value in settings.scalars(self._optimizer_kind, lr=0.0, step=0).items():
+            self._scalars[name].write(value)
+        self._train.run()
+        self._optimizer.run()
 
     def run(
         self,
@@ -242,6 +221,17 @@ def _not_finite(where: str, what: str, value: float) -> NonFiniteLossError:
         expected=f"a finite {what}",
         got=str(value),
         todo="lower the learning rate or set max_norm; the last checkpoint is kept",
+    )
+
+
+def _placed(error: BudgetError, where: str) -> BudgetError:
+    """The same error, saying at which step it happened."""
+    return BudgetError(
+        where=f"{where}: {error.where}",
+        expected=error.expected,
+        got=error.got,
+        todo=error.todo,
+        missing_bytes=error.missing_bytes,
     )
 
 

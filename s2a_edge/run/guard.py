@@ -1,0 +1,120 @@
+"""Enforces the memory budget while training runs.
+
+The runtime's arena has a hard limit of its own; this watches everything else: the process's
+resident memory as a whole. A thread samples it and ends the run in progress the moment it is above
+the budget; between runs the kernel's own peak is checked, which misses nothing in between.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from s2a_edge.run.process_memory import read_memory, read_sizes, reset_peak
+from s2a_edge.spec.errors import BudgetError, S2AError
+from s2a_edge.spec.units import format_bytes
+
+SAMPLE_INTERVAL_S = 0.02
+_STATUS = Path("/proc/self/status")
+
+
+class MemoryGuard:
+    """Watches resident memory against a budget, as a context manager.
+
+    Args:
+        budget_bytes: most that may be resident; None: only keep the peak.
+        device_bytes: memory of the same budget that the process's resident size does not show
+            (the CUDA arena of a board whose GPU shares its memory).
+        on_exceeded: called from the watching thread, with the error, once; ends the run.
+        interval_s: time between two samples of the watching thread.
+
+    Raises:
+        DeviceError: the platform does not tell a process's memory.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int | None,
+        *,
+        device_bytes: int = 0,
+        on_exceeded: Callable[[S2AError], None] | None = None,
+        interval_s: float = SAMPLE_INTERVAL_S,
+    ) -> None:
+        self.budget_bytes = budget_bytes
+        self._device_bytes = device_bytes
+        self._on_exceeded = on_exceeded
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._kernel_peak = False
+        self._peak_bytes = read_memory().rss_bytes + device_bytes
+
+    def __enter__(self) -> MemoryGuard:
+        self._kernel_peak = reset_peak()
+        self._stop.clear()
+        if self.budget_bytes is not None and self._on_exceeded is not None:
+            self._thread = threading.Thread(target=self._watch, name="memory-guard", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was resident since the guard began (or since the process did)."""
+        self.resident_bytes()
+        return self._peak_bytes
+
+    def resident_bytes(self) -> int:
+        """What is resident now; keeps the peak."""
+        status = read_sizes(_STATUS)
+        now_bytes = status.get("VmRSS", 0)
+        # A kernel that does not let the peak start anew would count what was before the guard.
+        kernel_peak_bytes = status.get("VmHWM", 0) if self._kernel_peak else 0
+        peak_bytes = max(kernel_peak_bytes, now_bytes) + self._device_bytes
+        self._peak_bytes = max(self._peak_bytes, peak_bytes)
+        return now_bytes + self._device_bytes
+
+    def check(self, where: str) -> None:
+        """Compare the peak so far with the budget.
+
+        Args:
+            where: for the error: epoch and step.
+
+        Raises:
+            BudgetError: more was resident than the budget allows.
+        """
+        if self.budget_bytes is not None and self.peak_bytes > self.budget_bytes:
+            raise over_budget(where, self._peak_bytes, self.budget_bytes)
+
+    def _watch(self) -> None:
+        assert self.budget_bytes is not None and self._on_exceeded is not None
+        while not self._stop.wait(self._interval_s):
+            used_bytes = self.resident_bytes()
+            if used_bytes > self.budget_bytes:
+                self._on_exceeded(over_budget("memory guard", used_bytes, self.budget_bytes))
+                return
+
+
+def over_budget(where: str, used_bytes: int, budget_bytes: int) -> BudgetError:
+    """The error of a process that holds more than its budget."""
+    missing_bytes = used_bytes - budget_bytes
+    return BudgetError(
+        where=where,
+        expected=f"at most {format_bytes(budget_bytes)} of memory",
+        got=f"{format_bytes(used_bytes)}, {format_bytes(missing_bytes)} too much",
+        todo="resume with a smaller --micro-batch or a larger --budget; the last checkpoint is "
+        "intact",
+        missing_bytes=missing_bytes,
+    )

@@ -1,0 +1,78 @@
+"""Does a run fit its budget: asked before the first session, and again when the data is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from s2a_edge.run.data import DataSet
+from s2a_edge.run.device_tensor import Provider
+from s2a_edge.run.process_memory import read_memory
+from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
+from s2a_edge.spec.manifest import Manifest
+from s2a_edge.spec.requirement import LineKind, Requirement, RequirementLine, Setting
+from s2a_edge.spec.units import MIB
+
+LIBRARY_GROWTH_BYTES = 12 * MIB
+"""Code of onnxruntime and Pillow that becomes resident only when sessions run and images load."""
+
+
+def measure_setting(provider: Provider) -> Setting:
+    """What a requirement depends on here: call it before any session exists.
+
+    Raises:
+        DeviceError: the platform does not tell a process's memory.
+    """
+    return Setting(
+        provider=provider,
+        runtime_base_bytes=read_memory().rss_bytes + LIBRARY_GROWTH_BYTES,
+        prefetch=provider != "cpu",
+    )
+
+
+def choose(
+    manifest: Manifest, budget_bytes: int | None, micro_batch: int | None, setting: Setting
+) -> Requirement:
+    """The requirement of the wanted micro-batch, or else of the largest that fits.
+
+    Raises:
+        BudgetError: it does not fit; says what is missing.
+        UsageError: the bundle has no graph of that micro-batch.
+    """
+    if micro_batch is None and budget_bytes is not None:
+        micro_batch = choose_micro_batch(manifest, budget_bytes, setting=setting)
+    needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
+    _require(manifest, needed, budget_bytes, setting)
+    return needed
+
+
+def require_room_for_data(
+    manifest: Manifest,
+    micro_batch: int,
+    budget_bytes: int | None,
+    setting: Setting,
+    data_sets: Iterable[DataSet],
+) -> None:
+    """Look at every sample, then ask again with what the data needs.
+
+    Raises:
+        DataError: samples cannot be used.
+        BudgetError: it does not fit; says what is missing.
+    """
+    checks = [(data, data.check()) for data in data_sets]
+    decode_bytes = max(check.decode_bytes for _, check in checks)
+    held_bytes = sum(data.resident_bytes for data, _ in checks)
+    setting = dataclasses.replace(setting, decoded_image_bytes=decode_bytes)
+    needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
+    held = RequirementLine(
+        "data sets in memory", held_bytes, "measured on this device", LineKind.OTHER
+    )
+    needed = dataclasses.replace(needed, lines=(*needed.lines, held))
+    _require(manifest, needed, budget_bytes, setting)
+
+
+def _require(
+    manifest: Manifest, needed: Requirement, budget_bytes: int | None, setting: Setting
+) -> None:
+    if budget_bytes is not None and not needed.verdict(budget_bytes).fits:
+        raise does_not_fit(manifest, needed, budget_bytes, setting=setting)

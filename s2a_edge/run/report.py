@@ -1,0 +1,99 @@
+"""What a run tells: progress while it runs, one record per step and epoch, a summary at the end.
+
+Values only; the command line renders them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Phase = Literal["rehearse", "train", "validate"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        phase: what is going on.
+        epoch: from 1.
+        epochs: how many there will be.
+        step: steps done in this epoch (batches, when validating).
+        steps: how many this epoch has.
+        loss: mean over the epoch's samples so far; None before the first.
+        accuracy: share of them that was classified correctly, 0..1.
+        lr: learning rate of the last step.
+        images_s: samples per second since the epoch (or the resumed part of it) began.
+        memory_bytes: resident now.
+        peak_bytes: the most that was resident.
+        budget_bytes: what may be resident; None: no budget was given.
+    """
+
+    phase: Phase
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+    accuracy: float | None
+    lr: float | None
+    images_s: float | None
+    memory_bytes: int
+    peak_bytes: int
+    budget_bytes: int | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean training loss over its samples.
+        accuracy: training accuracy, 0..1, each sample as it was when its step ran.
+        val_loss: after the epoch; None without validation data.
+        val_top1: the same, 0..1.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float | None
+    val_top1: float | None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What ``fit`` did.
+
+    Attributes:
+        out: the run folder.
+        epochs: finished epochs, those before a resume included.
+        steps: optimizer steps, likewise.
+        history: one record per finished epoch.
+        best_epoch: whose parameters are in ``best.safetensors``; None without validation data.
+        micro_batch: rows per run of the training graph.
+        budget_bytes: what the process was held to; None: nothing was given.
+        arena_limit_bytes: hard limit of the runtime's arena.
+        peak_bytes: the most that was resident while training.
+        seconds: duration of this call.
+        stopped_by: name of the signal that ended the run early; None: it ran to its end.
+    """
+
+    out: Path
+    epochs: int
+    steps: int
+    history: tuple[EpochRecord, ...]
+    best_epoch: int | None
+    micro_batch: int
+    budget_bytes: int | None
+    arena_limit_bytes: int
+    peak_bytes: int
+    seconds: float
+    stopped_by: str | None

@@ -1,0 +1,82 @@
+"""How a run begins: the record of a new one, or the checks before an old one goes on."""
+
+from __future__ import annotations
+
+import platform
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from s2a_edge import __version__
+from s2a_edge.run.checkpoint import CheckpointInfo
+from s2a_edge.run.engine import runtime_name
+from s2a_edge.run.fit import FitPlan, Position
+from s2a_edge.run.run_folder import FORMAT, FORMAT_VERSION, RunRecord
+from s2a_edge.run.settings import differences
+from s2a_edge.spec.bundle import Bundle
+from s2a_edge.spec.errors import CheckpointError
+
+_UNPACKED = re.compile(r"(.+)\.unpacked-[0-9a-f]{12}")
+
+
+def new_record(bundle: Bundle, plan: FitPlan) -> RunRecord:
+    """What ``run.json`` of a new run says."""
+    return RunRecord(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        bundle=str(_lasting_path(bundle)),
+        bundle_hash=bundle.hash,
+        data=str(plan.data.path.resolve()),
+        val=None if plan.val is None else str(plan.val.path.resolve()),
+        effective_batch=bundle.manifest.recipe.effective_batch,
+        settings=plan.settings,
+        versions={
+            "s2a-edge": __version__,
+            "onnxruntime": runtime_name(),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def require_resumable(out: Path) -> None:
+    """Raise CheckpointError unless ``out`` is a folder; an empty one begins a new run."""
+    if not out.is_dir():
+        raise CheckpointError(
+            where=f"--out {out}",
+            expected="a run folder to resume",
+            got="no such folder",
+            todo="check the path, or start without --resume",
+        )
+
+
+def resumed_position(info: CheckpointInfo, plan: FitPlan, where: str) -> Position:
+    """Where a checkpoint's run stood, if it is the run that ``plan`` describes.
+
+    Raises:
+        CheckpointError: bundle, data or settings differ; names what.
+    """
+    differing = differences(plan.settings, info.settings)
+    if info.bundle_hash != plan.bundle_hash:
+        differing.append(f"bundle {plan.bundle_hash[:12]} (was {info.bundle_hash[:12]})")
+    if info.data_fingerprint != plan.data.fingerprint:
+        differing.append(f"data of {len(plan.data)} samples (was {info.samples})")
+    if differing:
+        raise CheckpointError(
+            where=where,
+            expected="the bundle, data and settings that the run was started with",
+            got=", ".join(differing),
+            todo="resume with the same, or start another run with another --out",
+        )
+    return Position(info.epoch, info.step, info.global_step, info.sums, info.history, info.best)
+
+
+def _lasting_path(bundle: Bundle) -> Path:
+    """The bundle as the user gave it: of an unpacked ``.s2a`` the file, not its cache folder."""
+    folder = bundle.path.resolve()
+    cached = _UNPACKED.fullmatch(folder.name)
+    packed = folder.parent / cached[1] if cached else folder
+    return packed if packed.exists() else folder

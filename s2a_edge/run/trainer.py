@@ -1,0 +1,337 @@
+"""Fine-tuning of one bundle inside one memory budget: the run side's public face."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from s2a_edge.run import memory_check
+from s2a_edge.run.checkpoint import read_checkpoint
+from s2a_edge.run.data import DataSet, open_data
+from s2a_edge.run.device_tensor import Array, Provider
+from s2a_edge.run.engine import Engine, require_compatible
+from s2a_edge.run.evaluate import Evaluation, Evaluator
+from s2a_edge.run.export import export
+from s2a_edge.run.fit import Fit, FitPlan, Position
+from s2a_edge.run.guard import MemoryGuard
+from s2a_edge.run.heap import return_freed_memory
+from s2a_edge.run.hyperparameters import Hyperparameters
+from s2a_edge.run.report import OnProgress, Progress, RunSummary
+from s2a_edge.run.run_folder import RunFolder, checkpoint_path, refuse_existing
+from s2a_edge.run.settings import FitSettings
+from s2a_edge.run.start import new_record, require_resumable, resumed_position
+from s2a_edge.run.state import TrainingState
+from s2a_edge.run.step import StepResult, TrainStep
+from s2a_edge.run.stop_request import StopRequest
+from s2a_edge.spec.bundle import Bundle
+from s2a_edge.spec.errors import CheckpointError
+from s2a_edge.spec.requirement import LineKind, Requirement
+
+Data = DataSet | Path | str
+
+
+class Trainer:
+    """Trains, evaluates and exports one bundle; no torch, no onnx.
+
+    Args:
+        bundle: an open bundle, or its path.
+        budget_bytes: most memory the process may hold, mapped weights included; None: only the
+            runtime's arena is limited, to the plan.
+        micro_batch: rows per run of the training graph; None: the largest that fits.
+        threads: threads of one operator; None: all usable cores.
+        provider: ``"cpu"`` or ``"cuda"``.
+        seed: of order and augmentation.
+
+    Raises:
+        BudgetError: training does not fit the budget; says what is missing.
+        BundleError: the bundle cannot be used.
+        DeviceError: the installed onnxruntime does not suit.
+        UsageError: the bundle has no such micro-batch.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Path | str,
+        *,
+        budget_bytes: int | None = None,
+        micro_batch: int | None = None,
+        threads: int | None = None,
+        provider: Provider = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        manifest = self.bundle.manifest
+        self.budget_bytes = budget_bytes
+        self.seed = seed
+        require_compatible(manifest.compat, provider)
+        return_freed_memory()
+        self._setting = memory_check.measure_setting(provider)
+        self.requirement: Requirement = memory_check.choose(
+            manifest, budget_bytes, micro_batch, self._setting
+        )
+        self.micro_batch = self.requirement.micro_batch
+        weights = self.bundle.weights() if provider == "cpu" else {}
+        copied_bytes = 0 if provider == "cpu" else self.requirement.of_kind(LineKind.WEIGHTS)
+        self._engine = Engine(
+            # A CUDA session's copy of the weights lies in its arena.
+            arena_limit_bytes=self.requirement.arena_bytes + copied_bytes,
+            provider=provider,
+            threads=threads,
+            weights=weights,
+        )
+        self._guard = MemoryGuard(
+            budget_bytes,
+            device_bytes=0 if provider == "cpu" else self.requirement.arena_bytes + copied_bytes,
+            on_exceeded=self._engine.control.terminate,
+        )
+        self.state = TrainingState(manifest.trainables, manifest.recipe.optimizer, provider)
+        self.state.load_parameters(
+            self.bundle.initial_parameters(), where=f"{self.bundle.path}/adapters.safetensors"
+        )
+        self.steps_done = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory the process held since the trainer was made."""
+        return self._guard.peak_bytes
+
+    def step(
+        self,
+        inputs: Mapping[str, Array],
+        labels: Array,
+        *,
+        lr: float,
+        hyperparameters: Hyperparameters | None = None,
+    ) -> StepResult:
+        """One optimizer step.
+
+        Args:
+            inputs: by name, [k, *shape] as in ``bundle.manifest.inputs``; 1 <= k <= effective
+                batch. Every sample weighs 1 / effective batch, so a smaller k is a smaller step.
+            labels: class indices int [k], or soft labels float32 [k, C] whose rows add up to 1.
+            lr: learning rate.
+            hyperparameters: weight decay, clipping and the like; None: the defaults.
+
+        Raises:
+            DataError: names, shapes or labels do not suit the bundle.
+            NonFiniteLossError: loss or gradient; parameters are unchanged.
+            BudgetError: the step exceeds the budget.
+        """
+        where = f"step {self.steps_done + 1}"
+        result = self._train.run(
+            inputs,
+            labels,
+            lr=lr,
+            step=self.steps_done,
+            settings=hyperparameters or Hyperparameters(),
+            where=where,
+        )
+        self.steps_done += 1
+        self._guard.check(where)
+        return result
+
+    def fit(
+        self,
+        data: Data,
+        *,
+        val: Data | None = None,
+        epochs: int,
+        lr: float,
+        out: Path | str,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        max_norm: float | None = None,
+        warmup_epochs: float = 0.0,
+        label_smoothing: float = 0.0,
+        augment: bool = True,
+        resume: bool = False,
+        on_progress: OnProgress | None = None,
+        checkpoint_every_steps: int | None = None,
+    ) -> RunSummary:
+        """Train from the current parameters; everything of the run is kept in ``out``.
+
+        A rehearsal of one train, one optimizer and one eval step comes first. SIGTERM and SIGINT
+        end the run early, saved. On the CPU a resumed run computes the same bits as one that was
+        never interrupted.
+
+        Args:
+            data: training samples, or the path of class folders or an ``.npz``.
+            val: validation samples, evaluated after every epoch; decides which epoch is best.
+            epochs: passes over the data.
+            lr: peak learning rate, after the warm-up; a cosine leads from there to 0.
+            out: run folder.
+            weight_decay: decoupled.
+            momentum: of SGD.
+            betas: of AdamW.
+            eps: of AdamW.
+            max_norm: clip the global gradient norm to this; None: no clipping.
+            warmup_epochs: length of the linear warm-up.
+            label_smoothing: share of each target that is spread over all classes.
+            augment: random flips and crops of images.
+            resume: go on from ``out``'s last checkpoint, if it has one.
+            on_progress: told after every micro-batch.
+            checkpoint_every_steps: optimizer steps between checkpoints, besides those at each
+                epoch's end; None: every ten minutes.
+
+        Raises:
+            BudgetError: it does not fit, or did not while running; the last checkpoint is intact.
+            NonFiniteLossError: training diverged; the last checkpoint is kept.
+            CheckpointError: ``out`` cannot be resumed with this bundle, data or settings.
+            UsageError: a number is out of its range, or ``out`` holds a run and ``resume`` is off.
+            DataError: the data cannot be used.
+            StorageError: ``out`` cannot be written.
+        """
+        start_s = time.monotonic()
+        settings = FitSettings(
+            epochs=epochs,
+            lr=float(lr),
+            warmup_epochs=float(warmup_epochs),
+            label_smoothing=float(label_smoothing),
+            augment=augment,
+            seed=self.seed,
+            optimizer=Hyperparameters(
+                weight_decay=float(weight_decay),
+                max_norm=None if max_norm is None else float(max_norm),
+                momentum=float(momentum),
+                betas=(float(betas[0]), float(betas[1])),
+                eps=float(eps),
+            ),
+        )
+        plan = FitPlan(
+            data=self._open(data),
+            val=None if val is None else self._open(val),
+            settings=settings,
+            bundle_hash=self.bundle.hash,
+            classes=self.bundle.manifest.task.classes,
+            checkpoint_every_steps=checkpoint_every_steps,
+            on_progress=on_progress,
+        )
+        self._require_room(plan)
+        out = Path(out)
+        if resume:
+            require_resumable(out)
+        else:
+            refuse_existing(out)
+        with RunFolder(out) as folder, StopRequest() as stop, self._guard:
+            self._rehearse(plan)
+            position = self._start(plan, folder)
+            fit = Fit(plan, self._train, self._evaluator, folder, self._guard, stop, position)
+            fit.run()
+        self.steps_done = position.global_step
+        return RunSummary(
+            out=out,
+            epochs=position.epoch,
+            steps=position.global_step,
+            history=position.history,
+            best_epoch=position.best.epoch if position.best else None,
+            micro_batch=self.micro_batch,
+            budget_bytes=self.budget_bytes,
+            arena_limit_bytes=self.requirement.arena_bytes,
+            peak_bytes=self.peak_bytes,
+            seconds=time.monotonic() - start_s,
+            stopped_by=stop.signal_name if position.epoch < epochs else None,
+        )
+
+    def evaluate(self, data: Data) -> Evaluation:
+        """Loss and accuracy of the current parameters.
+
+        Raises:
+            DataError: the data cannot be used.
+            BudgetError: above the budget.
+        """
+        samples = self._open(data)
+
+        def after_batch(done: int, count: int) -> bool:
+            self._guard.check(f"evaluation, batch {done} of {count}")
+            return True
+
+        with self._guard:
+            evaluation = self._evaluator.evaluate(samples, after_batch=after_batch)
+        assert evaluation is not None  # only after_batch could end it
+        return evaluation
+
+    def export(self, out: Path | str) -> Path:
+        """Write the tuned model as plain inference ONNX; see :func:`s2a_edge.run.export.export`."""
+        return export(self.bundle, self.state.read("param"), Path(out))
+
+    def load_checkpoint(self, path: Path | str) -> None:
+        """Take over parameters and optimizer state of a checkpoint file, or of a run folder's best.
+
+        Raises:
+            CheckpointError: it is not one of this bundle, or cannot be read.
+        """
+        path = Path(path)
+        file = checkpoint_path(path) if path.is_dir() else path
+        info, tensors = read_checkpoint(file)
+        if info.bundle_hash != self.bundle.hash:
+            raise CheckpointError(
+                where=str(file),
+                expected=f"a checkpoint of bundle {self.bundle.hash[:12]}",
+                got=f"one of bundle {info.bundle_hash[:12]}",
+                todo="use the bundle that the run was started with",
+            )
+        self.state.restore(tensors, where=str(file))
+        self.steps_done = info.global_step
+
+    @cached_property
+    def _train(self) -> TrainStep:
+        manifest = self.bundle.manifest
+        graph = next(g for g in manifest.graphs.train if g.batch == self.micro_batch)
+        return TrainStep(self._engine, self.bundle.path, manifest, graph, self.state)
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self._engine, self.bundle.path, self.bundle.manifest, self.state)
+
+    def _open(self, data: Data) -> DataSet:
+        return open_data(data, self.bundle.manifest) if isinstance(data, str | Path) else data
+
+    def _require_room(self, plan: FitPlan) -> None:
+        data_sets = [plan.data] if plan.val is None else [plan.data, plan.val]
+        memory_check.require_room_for_data(
+            self.bundle.manifest, self.micro_batch, self.budget_bytes, self._setting, data_sets
+        )
+
+    def _rehearse(self, plan: FitPlan) -> None:
+        """Run everything once, so that whatever does not fit fails now; the state is unchanged."""
+        if plan.on_progress is not None:
+            plan.on_progress(self._rehearsal_progress(plan))
+        before = self.state.snapshot()
+        try:
+            self._train.rehearse(plan.settings.optimizer)
+            self._evaluator.rehearse()
+        finally:
+            self.state.restore(before)
+        self._guard.check("rehearsal, before epoch 1")
+
+    def _start(self, plan: FitPlan, folder: RunFolder) -> Position:
+        """Begin a new run, or go on where the folder's last checkpoint was taken."""
+        if not folder.last.exists():
+            self.state.load_parameters(self.state.read("param"), where="current parameters")
+            folder.begin(new_record(self.bundle, plan))
+            return Position()
+        info, tensors = read_checkpoint(folder.last)
+        position = resumed_position(info, plan, str(folder.last))
+        self.state.restore(tensors, where=str(folder.last))
+        folder.cut_metrics(info.metrics_bytes)
+        return position
+
+    def _rehearsal_progress(self, plan: FitPlan) -> Progress:
+        return Progress(
+            phase="rehearse",
+            epoch=1,
+            epochs=plan.settings.epochs,
+            step=0,
+            steps=1,
+            loss=None,
+            accuracy=None,
+            lr=None,
+            images_s=None,
+            memory_bytes=self._guard.resident_bytes(),
+            peak_bytes=self.peak_bytes,
+            budget_bytes=self.budget_bytes,
+        )
