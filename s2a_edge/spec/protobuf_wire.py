@@ -66,7 +66,10 @@ class WireReader:
             self._fields_left -= 1
             if self._fields_left < 0:
                 self.malformed(f"more than {self._max_fields} protobuf fields")
-            tag, position = self._varint(message, position)
+            # Nearly all tags and lengths are one byte; the call costs more than reading it.
+            tag, position = message[position], position + 1
+            if tag >= 0x80:
+                tag, position = self._varint(message, position - 1)
             number, wire = tag >> 3, tag & 7
             if not 0 < number < 2**29:
                 self.malformed(f"protobuf field number {number}")
@@ -75,7 +78,10 @@ class WireReader:
                 yield Field(number, wire, value, _NOTHING)
                 continue
             if wire == LENGTH_DELIMITED:
-                size, position = self._varint(message, position)
+                if position < end and message[position] < 0x80:
+                    size, position = message[position], position + 1
+                else:
+                    size, position = self._varint(message, position)
             elif wire in (FIXED64, FIXED32):
                 size = 8 if wire == FIXED64 else 4
             else:
