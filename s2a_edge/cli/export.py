@@ -8,15 +8,23 @@ from typing import Annotated
 import typer
 
 from s2a_edge.cli.output import Json, Output, Quiet
-from s2a_edge.cli.run_options import Checkpoint
+from s2a_edge.cli.run_options import Checkpoint, MovedBundle
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
     checkpoint: Checkpoint = None,
+    bundle: MovedBundle = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a plain inference ONNX model of the tuned backbone."""
+    from s2a_edge.run.finished_run import export_run
+    from s2a_edge.spec.units import format_bytes
+
     output = Output(as_json=as_json, quiet=quiet)
+    path = export_run(run, out, checkpoint=checkpoint, bundle=bundle)
+    size_bytes = path.stat().st_size
+    output.show(f"{path}: {format_bytes(size_bytes)}")
+    output.result({"path": path, "size_bytes": size_bytes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,5 +15,9 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of one operator; default: all usable cores.")
 ]
 Checkpoint = Annotated[
-    CheckpointName | None, typer.Option("--checkpoint", help="Of a run; default: best.")
+    CheckpointName | None,
+    typer.Option("--checkpoint", help="Of a run; default: best, or else last."),
+]
+MovedBundle = Annotated[
+    Path | None, typer.Option("--bundle", help="Where the run's bundle is now, if it was moved.")
 ]

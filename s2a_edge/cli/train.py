@@ -62,15 +62,15 @@ def train(
 
     output = Output(as_json=as_json, quiet=quiet)
     given = resolve_budget(budget=budget, device=device, this_device=this_device, provider=provider)
-    trainer = Trainer(
-        Bundle.open(bundle),
-        budget_bytes=given.budget_bytes if given else None,
-        micro_batch=micro_batch,
-        threads=threads,
-        provider=provider,
-        seed=seed,
-    )
-    with ProgressView(output) as progress:
+    with Bundle.open(bundle) as opened, ProgressView(output) as progress:
+        trainer = Trainer(
+            opened,
+            budget_bytes=given.budget_bytes if given else None,
+            micro_batch=micro_batch,
+            threads=threads,
+            provider=provider,
+            seed=seed,
+        )
         summary = trainer.fit(
             data,
             val=val,
