@@ -9,7 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2a_edge.pack.capture.backbone import Backbone
-from s2a_edge.pack.capture.captured import Captured, sample_shapes, with_input_shapes
+from s2a_edge.pack.capture.captured import (
+    Captured,
+    fixed_batch,
+    sample_shapes,
+    with_input_shapes,
+)
 from s2a_edge.pack.capture.features import Candidate
 from s2a_edge.pack.capture.onnx_file import read_onnx
 from s2a_edge.pack.capture.preprocessing import (
@@ -65,7 +70,8 @@ def _capture_onnx(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weigh
     return Captured(
         graph_at=lambda batch: with_input_shapes(model, shapes, batch),
         preprocessing=options.applied_to(assumed_preprocessing(only)),
-        source=_source(parsed, None, features, pool, opset), rehead=True)
+        source=_source(parsed, None, features, pool, opset), rehead=True,
+        fixed_batch=fixed_batch(model))
 
 
 def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weights: Path | None,

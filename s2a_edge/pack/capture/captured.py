@@ -16,8 +16,10 @@ from s2a_edge.pack.capture.features import (
     pool_features,
     set_output,
 )
+from s2a_edge.pack.capture.fixed_batch import open_batch
 from s2a_edge.pack.capture.modules import name_modules
 from s2a_edge.pack.capture.static_shapes import make_static
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing, Source
 
@@ -32,12 +34,14 @@ class Captured:
         preprocessing: of images, or None.
         source: as the manifest records it.
         rehead: leave off a final classifier when no features are named.
+        fixed_batch: the batch that the file was exported for; None where its batch is open.
     """
 
     graph_at: Callable[[int], ir.Model]
     preprocessing: Preprocessing | None
     source: Source
     rehead: bool
+    fixed_batch: int | None = None
 
     def at_batch(self, batch: int) -> Backbone:
         """The backbone for ``batch`` samples at a time, ending in features [batch, D].
@@ -45,12 +49,19 @@ class Captured:
         Raises:
             SourceError: if it cannot be made static, or its features are not [batch, D].
         """
-        model = self.graph_at(batch)
+        if self.fixed_batch not in (None, 1, batch):
+            raise SourceError(where=self.source.name, expected=f"batch {self.fixed_batch}",
+                              got=f"batch {batch}", todo="export the model again with a dynamic "
+                              "batch axis, or with a batch of 1")
+        single = self.fixed_batch == 1
+        model = self.graph_at(1 if single else batch)
         given = set(model.graph.initializers)
         name_modules(model.graph)
         if self.source.features is not None:
             cut_at(model, self.source.features)
         make_static(model)
+        if single and batch != 1:
+            open_batch(model, batch)
         if self.source.features is not None:
             value = model.graph.outputs[0]
         else:
@@ -62,10 +73,11 @@ class Captured:
 
     def candidates(self) -> list[Candidate]:
         """Values that ``--features`` could name, the likeliest first (batch 1 shapes)."""
-        model = self.graph_at(1)
+        batch = self.fixed_batch or 1
+        model = self.graph_at(batch)
         name_modules(model.graph)
         make_static(model)
-        return list_features(model, 1)
+        return list_features(model, batch)
 
 
 def _mark_batch_constants(graph: ir.Graph, given: set[str], batch: int) -> None:
@@ -74,7 +86,8 @@ def _mark_batch_constants(graph: ir.Graph, given: set[str], batch: int) -> None:
     The graphs of a bundle share their constants by name.
     """
     for name, value in list(graph.initializers.items()):
-        if name not in given and value.shape is not None and value.shape[:1] == (batch,):
+        dims = shape_of(value)
+        if name not in given and len(dims) > 1 and dims[0] == batch:
             value.name = f"{name}_b{batch}"
 
 
@@ -97,6 +110,13 @@ def with_input_shapes(model: ir.Model, shapes: dict[str, tuple[int, ...]], batch
         assert value.name is not None
         value.shape = ir.Shape([batch, *shapes[value.name]])
     return copy
+
+
+def fixed_batch(model: ir.Model) -> int | None:
+    """The length of the first axis of the inputs, where the file fixes it."""
+    first = [v.shape[0] for v in model.graph.inputs if v.shape is not None and len(v.shape)]
+    sizes = {d for d in first if isinstance(d, int)}
+    return int(sizes.pop()) if len(sizes) == 1 and len(first) == len(model.graph.inputs) else None
 
 
 def sample_shapes(model: ir.Model, given: tuple[int, ...] | None, where: str,

@@ -85,6 +85,8 @@ def default_features(model: ir.Model, batch: int, *, rehead: bool) -> ir.Value:
         raise _ask(model, batch, f"{len(model.graph.outputs)} outputs "
                    f"({', '.join(str(v.name) for v in model.graph.outputs)})")
     value = outputs[0]
+    if len(shape_of(value)) == 4 and shape_of(value)[1] == 1:
+        raise _ask(model, batch, f"one map of one channel ({value.name})")
     return (_before_classifier(value) or value) if rehead else value
 
 

@@ -22,7 +22,7 @@ def name_modules(graph: ir.Graph) -> None:
     """Sets the module of every node that its exporter did not give one."""
     previous = ""
     for node in graph:
-        if MODULE_KEY in node.metadata_props:
+        if MODULE_KEY in node.metadata_props or node.op_type == "Constant":
             continue
         if node.metadata_props.get(SCOPES_KEY):
             module = module_of(node)

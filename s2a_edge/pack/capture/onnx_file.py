@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnx import version_converter
+from onnx import defs, inliner, version_converter
 from onnx.shape_inference import InferenceError
 from onnx_ir.passes import common as passes
 from onnxscript.version_converter import ConvertVersionPass
@@ -46,6 +46,8 @@ def read_onnx(path: Path) -> tuple[ir.Model, int]:
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
     if opset < OPSET:
         _upgrade(model, path, opset)
+    elif opset > OPSET:
+        _decompose_newer(model, path)
     # From 22 on, operators that 21 has too differ in element types only; what 21 lacks is
     # reported by name when shapes are made static.
     model.graph.opset_imports[""] = OPSET
@@ -65,6 +67,39 @@ def _upgrade(model: ir.Model, path: Path, opset: int) -> None:
         logger.setLevel(level)
     if model.graph.opset_imports.get("") != OPSET:
         raise _inconvertible(path, opset, "the converter refused it")
+
+
+def _decompose_newer(model: ir.Model, path: Path) -> None:
+    """Spells Attention, RMSNormalization and the like in operators that opset 21 has."""
+    newer = sorted({n.op_type for n in model.graph if not n.domain
+                    and not defs.has(n.op_type, OPSET) and defs.has(n.op_type)})
+    if not newer:
+        return
+    weights = {name: v.const_value for name, v in model.graph.initializers.items()}
+    proto = ir.to_proto(_without_data(model))
+    try:
+        inlined = ir.from_proto(inliner.inline_selected_functions(
+            proto, [("", op) for op in newer], inline_schema_functions=True))
+    except (RuntimeError, ValueError) as error:
+        raise _inconvertible(path, NEWEST_OPSET, str(error)) from error
+    for value in list(inlined.graph.inputs)[len(model.graph.inputs):]:
+        value.const_value = weights[str(value.name)]
+        inlined.graph.register_initializer(value)
+    del inlined.graph.inputs[len(model.graph.inputs):]
+    model.graph = inlined.graph
+
+
+def _without_data(model: ir.Model) -> ir.Model:
+    """A copy whose initializers are inputs without data: protobuf cannot hold large models."""
+    copy = model.clone()
+    for value in list(copy.graph.initializers.values()):
+        tensor = value.const_value
+        assert tensor is not None
+        del copy.graph.initializers[str(value.name)]
+        value.const_value = None
+        value.shape, value.dtype = ir.Shape([int(d) for d in tensor.shape.numpy()]), tensor.dtype
+        copy.graph.inputs.append(value)
+    return copy
 
 
 def _drop_initializer_inputs(graph: ir.Graph) -> None:

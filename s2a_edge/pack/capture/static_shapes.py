@@ -27,7 +27,7 @@ from s2a_edge.pack.graph import (
 from s2a_edge.spec.errors import InternalError, SourceError, UnsupportedOperatorError
 
 # Folding these would store a class token once per sample, as another weight for each batch.
-_BROADCASTS = frozenset({"Expand", "Tile", "ConstantOfShape"})
+_BROADCASTS = frozenset({"Expand", "Tile"})
 _RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
                      "Multinomial", "Bernoulli"})
 _STANDARD_DOMAINS = ("", "ai.onnx")
@@ -71,12 +71,12 @@ def _visit(graph: ir.Graph, node: ir.Node) -> None:
         if node.op_type not in _BROADCASTS:
             become_constant(graph, node, evaluate(node))
             return
-        _infer(node)
+        infer(node)
         out = node.outputs[0]
         if len(shape_of(out)) < 2 or not dtype_of(out).is_floating_point():
             become_constant(graph, node, evaluate(node))
         return
-    _infer(node)
+    infer(node)
 
 
 def _as_cast(graph: ir.Graph, node: ir.Node) -> ir.Node:
@@ -198,7 +198,14 @@ def _view(node: ir.Node, arrays: list[np.ndarray]) -> np.ndarray | None:
     return None
 
 
-def _infer(node: ir.Node) -> None:
+def infer(node: ir.Node) -> None:
+    """Sets shape and dtype of the outputs of ``node``.
+
+    Raises:
+        SourceError: if its operands do not fit, or a shape depends on data.
+    """
+    if node.op_type == "Conv":
+        _check_channels(node)
     try:
         infer_outputs(node)
     except InternalError as error:
@@ -209,6 +216,15 @@ def _infer(node: ir.Node) -> None:
                 where=f"{node.op_type} {node.name} in {module_of(node)}",
                 expected="an output shape that follows from the input's shape",
                 got="one that depends on the data", todo="cut the graph before it with --features")
+
+
+def _check_channels(node: ir.Node) -> None:
+    """ONNX's own inference looks at the window only."""
+    x, w = node.inputs[0], node.inputs[1]
+    assert x is not None and w is not None
+    needed = shape_of(w)[1] * node.attributes.get_int("group", 1)
+    if shape_of(x)[1] != needed:
+        raise _misfit(node, f"{shape_of(x)[1]} input channels, not the {needed} of the weight")
 
 
 def _misfit(node: ir.Node, why: str) -> SourceError:
@@ -235,4 +251,4 @@ def _refuse_unknown_operators(model: ir.Model) -> None:
             todo="cut the graph before them with --features, or export without them")
 
 
-__all__ = ["become_constant", "constant_value", "evaluate", "make_static"]
+__all__ = ["become_constant", "constant_value", "evaluate", "infer", "make_static"]

@@ -49,8 +49,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     if layer is None or not alone or not _fold_into(graph, layer, factor, offset):
         _spell_out(graph, node, factor, offset)
         return
-    node.outputs[0].name, x.name = x.name, node.outputs[0].name
-    replace(graph, node.outputs[0], x, keep_name=False)
+    replace(graph, node.outputs[0], x)
 
 
 def _fold_into(graph: ir.Graph, layer: ir.Node, factor: np.ndarray, offset: np.ndarray) -> bool:

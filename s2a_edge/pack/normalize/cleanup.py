@@ -24,6 +24,9 @@ _SHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 def drop_no_ops(graph: ir.Graph) -> None:
     """Removes Identity, inference Dropout, casts to the same type, x + 0, x * 1 and the like."""
     for node in list(graph):
+        if node.op_type == "Where":
+            _drop_decided(graph, node)
+            continue
         if _is_no_op(node):
             source = node.inputs[0]
             swapped = node.op_type in ("Add", "Mul") and source is not None
@@ -31,6 +34,16 @@ def drop_no_ops(graph: ir.Graph) -> None:
                 source = node.inputs[1]
             assert source is not None
             replace(graph, node.outputs[0], source)
+
+
+def _drop_decided(graph: ir.Graph, node: ir.Node) -> None:
+    """Where with a constant condition that is the same everywhere."""
+    condition = array_of(node.inputs[0])
+    if condition is None or not (condition.all() or not condition.any()):
+        return
+    chosen = node.inputs[1 if condition.all() else 2]
+    if chosen is not None and chosen.shape == node.outputs[0].shape:
+        replace(graph, node.outputs[0], chosen)
 
 
 def _is_no_op(node: ir.Node) -> bool:
