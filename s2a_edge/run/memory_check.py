@@ -13,8 +13,9 @@ from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.requirement import LineKind, Requirement, RequirementLine, Setting
 from s2a_edge.spec.units import MIB
 
-LIBRARY_GROWTH_BYTES = 12 * MIB
-"""Code of onnxruntime and Pillow that becomes resident only when sessions run and images load."""
+LIBRARY_GROWTH_BYTES = 14 * MIB
+"""Code of onnxruntime and Pillow that becomes resident only when sessions run and images load;
+13.1 MiB were seen (onnxruntime 1.32, x86-64, a ViT-S on JPEG folders)."""
 
 
 def measure_setting(provider: Provider) -> Setting:

@@ -77,6 +77,15 @@ class TrainStep:
         self._target = engine.tensor((graph.batch, classes))
         self._weight = engine.tensor((graph.batch,))
         self._loss, self._logits = engine.tensor(()), engine.tensor((graph.batch, classes))
+        # Before the training graph: see Trainer on the order of sessions.
+        scalars = Hyperparameters().scalars(self._optimizer_kind, lr=0.0, step=0)
+        self._scalars = {name: engine.tensor(()) for name in scalars}
+        self._grad_norm = engine.tensor(())
+        self._optimizer = engine.load(folder / manifest.graphs.optimizer.file)
+        self._optimizer.bind(
+            {**state.inputs("param", "acc", *state.slots), **self._scalars},
+            {**state.outputs("param", *state.slots), "grad_norm": self._grad_norm},
+        )
         self._train = engine.load(folder / graph.file)
         self._train.bind(
             {
@@ -86,14 +95,6 @@ class TrainStep:
                 "weight": self._weight,
             },
             {**state.outputs("acc"), "loss": self._loss, "logits": self._logits},
-        )
-        scalars = Hyperparameters().scalars(self._optimizer_kind, lr=0.0, step=0)
-        self._scalars = {name: engine.tensor(()) for name in scalars}
-        self._grad_norm = engine.tensor(())
-        self._optimizer = engine.load(folder / manifest.graphs.optimizer.file)
-        self._optimizer.bind(
-            {**state.inputs("param", "acc", *state.slots), **self._scalars},
-            {**state.outputs("param", *state.slots), "grad_norm": self._grad_norm},
         )
 
     def accumulate(
@@ -164,7 +165,7 @@ class TrainStep:
         return grad_norm
 
     def rehearse(self, settings: Hyperparameters) -> None:
-        """Run both graphs once on samples of weight 0.
+        """Run both graphs once on samples of weight 0, the larger one last.
 
         Memory and time are those of a real step. The caller restores the state afterwards.
 
@@ -175,8 +176,8 @@ class TrainStep:
             tensor.zero()
         for name, value in settings.scalars(self._optimizer_kind, lr=0.0, step=0).items():
             self._scalars[name].write(value)
-        self._train.run()
         self._optimizer.run()
+        self._train.run()
 
     def run(
         self,

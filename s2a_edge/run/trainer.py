@@ -28,6 +28,11 @@ from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
 from s2a_edge.spec.requirement import LineKind, Requirement
+from s2a_edge.spec.units import KIB
+
+SESSION_SLACK_BYTES = 64 * KIB
+"""What sessions keep in the shared arena besides the plan of the one that runs; a few hundred
+bytes each were seen (onnxruntime 1.32), but the arena rounds, and a plan leaves nothing over."""
 
 Data = DataSet | Path | str
 
@@ -74,16 +79,17 @@ class Trainer:
         self.micro_batch = self.requirement.micro_batch
         weights = self.bundle.weights() if provider == "cpu" else {}
         copied_bytes = 0 if provider == "cpu" else self.requirement.of_kind(LineKind.WEIGHTS)
+        # A CUDA session's copy of the weights lies in its arena.
+        self._arena_limit_bytes = self.requirement.arena_bytes + copied_bytes + SESSION_SLACK_BYTES
         self._engine = Engine(
-            # A CUDA session's copy of the weights lies in its arena.
-            arena_limit_bytes=self.requirement.arena_bytes + copied_bytes,
+            arena_limit_bytes=self._arena_limit_bytes,
             provider=provider,
             threads=threads,
             weights=weights,
         )
         self._guard = MemoryGuard(
             budget_bytes,
-            device_bytes=0 if provider == "cpu" else self.requirement.arena_bytes + copied_bytes,
+            device_bytes=0 if provider == "cpu" else self._arena_limit_bytes,
             on_exceeded=self._engine.control.terminate,
         )
         self.state = TrainingState(manifest.trainables, manifest.recipe.optimizer, provider)
@@ -230,7 +236,7 @@ class Trainer:
             best_epoch=position.best.epoch if position.best else None,
             micro_batch=self.micro_batch,
             budget_bytes=self.budget_bytes,
-            arena_limit_bytes=self.requirement.arena_bytes,
+            arena_limit_bytes=self._arena_limit_bytes,
             peak_bytes=self.peak_bytes,
             seconds=time.monotonic() - start_s,
             stopped_by=stop.signal_name if position.epoch < epochs else None,
@@ -279,6 +285,9 @@ class Trainer:
 
     @cached_property
     def _train(self) -> TrainStep:
+        # The session that needs most comes last: what the others keep in the arena then lies
+        # together at its start, and does not split the room that training needs in one piece.
+        assert self._evaluator
         manifest = self.bundle.manifest
         graph = next(g for g in manifest.graphs.train if g.batch == self.micro_batch)
         return TrainStep(self._engine, self.bundle.path, manifest, graph, self.state)
@@ -302,8 +311,9 @@ class Trainer:
             plan.on_progress(self._rehearsal_progress(plan))
         before = self.state.snapshot()
         try:
-            self._train.rehearse(plan.settings.optimizer)
+            train = self._train
             self._evaluator.rehearse()
+            train.rehearse(plan.settings.optimizer)
         finally:
             self.state.restore(before)
         self._guard.check("rehearsal, before epoch 1")
