@@ -35,7 +35,7 @@ from s2a_edge.spec.manifest import (
     OptimizerGraph,
     WeightEntry,
 )
-from s2a_edge.spec.memory_plan import Evidence, MemoryPlan
+from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
 
 _REPEAT = 3
 _PARAMETERS_NAME = "adapters.safetensors"
@@ -78,7 +78,7 @@ def pack(source: str, out: Path, options: PackOptions,
     on_stage("capture", source)
     captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
                            features=options.features, pool=options.pool,
-                           preprocessing=options.preprocessing, seed=options.seed)
+                           seed=options.seed, **options.preprocessing)
     compiled = compile_backbone(captured, options, on_stage)
     staging = _staging_folder(out)
     try:
@@ -161,7 +161,7 @@ class _Files:
         outputs.unlink(missing_ok=True)
         return plan, evidence
 
-    def _gradient_error(self, reference: ir.Model, inputs: Path, outputs: Path):  # noqa: ANN202
+    def _gradient_error(self, reference: ir.Model, inputs: Path, outputs: Path) -> GradientError:
         graph, exact = self.folder / "reference.onnx", self.folder / "exact.npz"
         emit_model(reference, self.weights, graph)
         run_graph(graph, inputs=inputs, arena_bytes=None, outputs=exact,

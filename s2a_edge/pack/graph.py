@@ -9,6 +9,7 @@ order of execution (see ``emit``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -108,8 +109,8 @@ class GraphBuilder:
             InternalError: if the inputs do not fit the operator's schema.
         """
         base = name or op_type
-        attrs = ir.convenience.convert_attributes(
-            {k: v for k, v in attributes.items() if v is not None})  # type: ignore[arg-type]  # plain Python attribute values
+        given: dict[str, Any] = {k: v for k, v in attributes.items() if v is not None}
+        attrs = ir.convenience.convert_attributes(given)
         node = ir.Node(domain, op_type, inputs, attrs, num_outputs=num_outputs,
                        name=self.unique(f"n_{base}"))
         if self.module:
@@ -229,6 +230,6 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 
 __all__ = [
-    "CONSTANT_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET", "GraphBuilder", "dtype_of",
-    "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
+    "CONSTANT_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET", "GraphBuilder",
+    "dtype_of", "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from s2a_edge.pack.adapt import ADAPTERS
 from s2a_edge.pack.optimizer import SCALARS
@@ -49,7 +50,7 @@ class PackOptions:
     optimizer: str = "adamw"
     device: str | None = None
     seed: int = 0
-    preprocessing: Mapping[str, object] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
     def __post_init__(self) -> None:
