@@ -23,7 +23,7 @@ from s2a_edge.cli.run_options import ProviderName
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from s2a_edge.spec.requirement import Requirement, Verdict
+    from s2a_edge.spec.requirement import Requirement, Setting, Verdict
 
 
 def check(
@@ -46,7 +46,6 @@ def check(
     """Say what training needs, and whether it fits: exit code 0, or 3 if it does not."""
     from s2a_edge.spec.budget import does_not_fit, micro_batches, requirement
     from s2a_edge.spec.bundle import Bundle
-    from s2a_edge.spec.requirement import Setting
 
     output = Output(as_json=as_json, quiet=quiet)
     given = resolve_budget(
@@ -58,7 +57,7 @@ def check(
     )
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
-    setting = Setting(provider=provider)
+    setting = _setting(provider, measured=this_device)
     sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)
     needs = [requirement(manifest, micro_batch=size, setting=setting) for size in sizes]
     if given is None:
@@ -74,6 +73,19 @@ def check(
         error = does_not_fit(manifest, needed, given.budget_bytes, setting=setting)
         print(one_line(error), file=sys.stderr)
         raise typer.Exit(error.exit_code)
+
+
+def _setting(provider: ProviderName, *, measured: bool) -> Setting:
+    """What the requirement depends on; ``measured`` for the machine this runs on."""
+    from s2a_edge.spec.requirement import Setting
+
+    if not measured:
+        return Setting(provider=provider)
+    # With everything loaded that training loads: what this process holds now counts.
+    import s2a_edge.run.trainer  # noqa: F401
+    from s2a_edge.run.memory_check import measure_setting
+
+    return measure_setting(provider)
 
 
 def _requirement_table(needed: Requirement) -> Table:

@@ -70,6 +70,10 @@ class Output:
         if self.shows_tables:
             console = _console(sys.stdout)
             for part in parts:
+                if not isinstance(part, str) and part.title:
+                    # A title inside the table would be wrapped to the table's width.
+                    console.print(part.title, soft_wrap=True)
+                    part.title = None
                 console.print(part, soft_wrap=isinstance(part, str))
 
     def note(self, line: str) -> None:
@@ -87,7 +91,7 @@ def table(title: str, columns: Sequence[str], *, right: Sequence[str] = ()) -> T
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=title or None, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made

@@ -90,6 +90,14 @@ def pack(  # one parameter for each option: that is how typer declares them
     if list_features:
         _list_features(output, source, shape, weights)
         return
+    image = {
+        "mean": parse_reals(mean, flag="--mean") if mean else None,
+        "std": parse_reals(std, flag="--std") if std else None,
+        "scale": scale,
+        "channels": channels,
+        "crop_pct": crop,
+        "interpolation": interpolation,
+    }
     recipe: dict[str, Any] = {
         "weights": weights,
         "features": features,
@@ -104,18 +112,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         "loss": loss,
         "optimizer": optimizer,
         "device": device,
-        "preprocessing": {
-            name: value
-            for name, value in {
-                "mean": parse_reals(mean, flag="--mean") if mean else None,
-                "std": parse_reals(std, flag="--std") if std else None,
-                "scale": scale,
-                "channels": channels,
-                "crop_pct": crop,
-                "interpolation": interpolation,
-            }.items()
-            if value is not None
-        },
+        "preprocessing": {name: value for name, value in image.items() if value is not None},
         "seed": seed,
         "threads": threads,
     }

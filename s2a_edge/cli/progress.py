@@ -1,4 +1,4 @@
-"""Training progress on stderr: a bar on a terminal, one line an epoch elsewhere."""
+"""Training progress on stderr: a bar on a terminal, one line for each epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ class ProgressView:
         )
 
     def _log(self, now: Progress) -> None:
-        """One line for each phase: at its start when rehearsing, at its end otherwise."""
+        """One line when the rehearsal starts, one when an epoch has been trained."""
         key = (now.phase, now.epoch)
-        if self._shown != key and (now.phase == "rehearse" or now.step >= now.steps):
+        done = now.phase == "train" and now.step >= now.steps
+        if self._shown != key and (now.phase == "rehearse" or done):
             self._shown = key
             self._output.note("  ".join(part for part in (title(now), figures(now)) if part))
 
