@@ -92,6 +92,11 @@ class Arena:
             self._merge(chunk, chunk.following)
         insort(self._free, (chunk.size, chunk.offset))
 
+    @property
+    def free_chunk_count(self) -> int:
+        """Free chunks; one if nothing is in use and there is one region."""
+        return len(self._free)
+
     def size_at(self, offset: int) -> int:
         """Bytes of the chunk at ``offset``."""
         return self._chunks[offset].size

@@ -87,7 +87,8 @@ class _Recorder:
     """Walks the nodes once; ``home`` maps a value to its buffer, if that is in the arena."""
 
     reads: Counter[ir.Value]
-    external: set[ir.Value]
+    outputs: set[ir.Value]
+    bound_outputs: bool
     node_count: int
     buffers: list[_Open] = field(default_factory=list)
     home: dict[ir.Value, int] = field(default_factory=dict)
@@ -98,17 +99,18 @@ class _Recorder:
 
     def place(self, node: ir.Node, value: ir.Value, at: int) -> int | None:
         """Finds a home for an output; returns the buffer's index if it is a new one."""
-        if value in self.external:
-            return None
-        view = alias_source(node)
-        if view is not None:
+        if value in self.outputs:  # never shared: the caller gets memory of its own
+            if self.bound_outputs:
+                return None
+        elif (view := alias_source(node)) is not None:
             if view in self.home:
                 self.share(value, self.home[view])
             return None
-        source = in_place_source(node)
-        if source in self.home and self.buffers[self.home[source]].readers == 1:
-            self.share(value, self.home[source])
-            return None
+        elif (source := in_place_source(node)) in self.home:
+            index = self.home[source]
+            if self.buffers[index].readers == 1:
+                self.share(value, index)
+                return None
         index = self.take(value.name or "", nbytes_of(value), kind_of(value), at,
                           self.reads[value])
         self.home[value] = index
@@ -156,7 +158,7 @@ def record_traffic(model: ir.Model, *, bound_outputs: bool, threads: int) -> Tra
     outputs = set(model.graph.outputs)
     for value in outputs:
         reads[value] += 1  # the caller reads it when the run is over
-    recorder = _Recorder(reads, outputs if bound_outputs else set(), len(nodes))
+    recorder = _Recorder(reads, outputs, bound_outputs, len(nodes))
     traffic = tuple(_run(recorder, node, at, threads) for at, node in enumerate(nodes))
     return Traffic(tuple(map(_close, recorder.buffers)), traffic, counted_initializer_bytes(model))
 
