@@ -14,6 +14,20 @@ import s2a_edge
 # Every public callable with its parameters; a change here is a change for users.
 SIGNATURES = {
     "pack": "(source, out, *, on_stage=None, **recipe)",
+    "Bundle.open": "(path, *, verify=True)",
+    "Trainer": (
+        "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0)"
+    ),
+    "Trainer.step": "(self, inputs, labels, *, lr, hyperparameters=None)",
+    "Trainer.fit": (
+        "(self, data, *, val=None, epochs, lr, out, weight_decay=0.0, momentum=0.9, "
+        "betas=(0.9, 0.999), eps=1e-08, max_norm=None, warmup_epochs=0.0, label_smoothing=0.0, "
+        "augment=True, resume=False, on_progress=None, checkpoint_every_steps=None)"
+    ),
+    "Trainer.evaluate": "(self, data)",
+    "Trainer.export": "(self, out)",
+    "Trainer.load_checkpoint": "(self, path)",
+    "S2AError": "(*, where, expected, got, todo)",
 }
 
 

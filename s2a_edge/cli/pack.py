@@ -17,6 +17,7 @@ from s2a_edge.cli.values import (
     parse_shape,
     read_labels,
 )
+from s2a_edge.spec.device_profile import load_profile
 from s2a_edge.spec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         "attention": attention,
         "loss": loss,
         "optimizer": optimizer,
-        "device": device,
+        "device": load_profile(device).name if device else None,
         "preprocessing": {name: value for name, value in image.items() if value is not None},
         "seed": seed,
         "threads": threads,
@@ -191,6 +192,7 @@ def _report_table(report: PackReport) -> Table:
             error = seen.gradient_error
             made.add_row(
                 "gradient error",
-                f"median {error.median:.2%}, largest {error.max:.2%} ({error.worst})",
+                f"{error.total:.2%} of all; by trainable median {error.median:.2%}, "
+                f"largest {error.max:.2%} ({error.worst})",
             )
     return made

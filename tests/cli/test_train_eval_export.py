@@ -120,7 +120,7 @@ def test_export_predicts_as_eval_does(place: Path) -> None:
     assert written["size_bytes"] == out.stat().st_size
     x, labels = toy_samples(48, seed=2)
     session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
-    hits = [session.run(None, {"x": row[None]})[0].argmax() for row in x] == labels
+    hits = np.array([session.run(None, {"x": row[None]})[0].argmax() for row in x]) == labels
     evaluated = _json("eval", place / "run", "--data", place / "val.npz")
     assert float(hits.mean()) == evaluated["top1"]
 

@@ -1,0 +1,130 @@
+"""``pack`` as a user runs it, on a small convolutional network."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner, Result
+
+from s2a_edge.cli import app
+from s2a_edge.cli.pack import pack
+from s2a_edge.pack.options import PackOptions
+from s2a_edge.spec.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """image [N, 3, 8, 8] -> conv, relu, conv, relu, mean: features [N, 6]; then a classifier."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (6, 4, 3, 3), "b2": (6,), "w3": (6, 5)}
+    weights = [
+        numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("ReduceMean", ["r2"], ["features"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["features", "w3"], ["scores"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])
+    graph = helper.make_graph(nodes, "small", [image], [scores], initializer=weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path_factory.mktemp("source") / "small.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def _pack(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["pack", *map(str, arguments)])
+
+
+def test_flags_reach_the_bundle(source: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\n")
+    out = tmp_path / "small.s2a"
+    image = ("--mean", "0.5", "--std", "0.5,0.25,0.125", "--scale", "0.00390625")
+    recipe = ("--bits", 8, "--batch", 6, "--micro-batch", "2,1", "--optimizer", "sgd")
+    rest = ("--channels", "BGR", "--seed", 3, "--device", "orin-nano-8gb", "--threads", 1)
+    done = _pack(source, "--out", out, "--labels", labels, *image, *recipe, *rest)
+    assert done.exit_code == 0, done.stderr
+    assert "capture: " in done.stderr
+    assert "train_b2.onnx" in done.stdout
+    with Bundle.open(out) as bundle:
+        manifest = bundle.manifest
+    assert manifest.task.labels == ("cat", "dog")
+    assert manifest.preprocessing is not None
+    assert manifest.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert manifest.preprocessing.std == (0.5, 0.25, 0.125)
+    assert (manifest.preprocessing.channels, manifest.preprocessing.scale) == ("BGR", 2**-8)
+    assert (manifest.recipe.bits, manifest.recipe.effective_batch) == (8, 6)
+    assert manifest.recipe.micro_batches == (1, 2)
+    assert (manifest.recipe.optimizer, manifest.recipe.seed) == ("sgd", 3)
+    assert manifest.recipe.device == "orin-nano-8gb"
+
+
+def test_a_folder_and_json(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    arguments = ("--classes", 2, "--batch", 1, "--micro-batch", 1, "--threads", 1, "--json")
+    done = _pack(source, "--out", out, *arguments)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["path"] == str(out)
+    assert report["manifest"]["task"]["classes"] == 2
+    assert (out / "manifest.json").is_file()
+
+
+def test_list_features(source: Path) -> None:
+    done = _pack(source, "--list-features", "--json")
+    assert done.exit_code == 0, done.stderr
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert listed["r2"]["pools"] == ["gap"]
+    assert "features" in _pack(source, "--list-features").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["--classes", "2"], 2, "--out"),
+        (["--out", "x.s2a"], 2, "neither --labels nor --classes"),
+        (["--out", "x.s2a", "--classes", "2", "--bits", "5"], 2, "--bits"),
+        (["--out", "x.s2a", "--classes", "2", "--input", "3xx"], 2, "--input"),
+        (["--out", "x.s2a", "--classes", "2", "--device", "toaster"], 1, "toaster"),
+        (["--out", "x.s2a", "--classes", "2", "--features", "nope"], 1, "nope"),
+    ],
+)
+def test_wrong_flags(
+    source: Path, arguments: list[str], code: int, expected: str, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        done = _pack(source, *arguments)
+    assert done.exit_code == code
+    assert expected in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    done = _pack(tmp_path / "gone.onnx", "--classes", 2, "--out", tmp_path / "x.s2a")
+    assert done.exit_code == 1
+    assert "gone.onnx" in done.stderr.splitlines()[-1]
+
+
+def test_defaults_are_those_of_the_recipe() -> None:
+    shown = {name: p.default for name, p in inspect.signature(pack).parameters.items()}
+    recipe = {field.name: field.default for field in fields(PackOptions)}
+    assert shown["batch"] == recipe["effective_batch"]
+    assert (int(shown["micro_batch"]),) == recipe["micro_batches"]
+    assert tuple(shown["adapters"].split(",")) == recipe["adapters"]
+    for name in ("bits", "attention", "loss", "optimizer", "seed", "pool", "features", "threads"):
+        assert shown[name] == recipe[name]
