@@ -48,7 +48,7 @@ class WarmupCosine:
     def __call__(self, step: int) -> float:
         """Rate of step 0, 1, ..., total_steps - 1; never 0 within the run."""
         if step < self.warmup_steps:
-            return self.peak_lr * (step + 1) / self.warmup_steps
+            return self.peak_lr * ((step + 1) / self.warmup_steps)
         decay_steps = self.total_steps - self.warmup_steps
         progress = (step - self.warmup_steps) / decay_steps if decay_steps else 1.0
         return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

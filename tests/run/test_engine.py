@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from s2a_edge.run.device_tensor import DeviceTensor
+from s2a_edge.run.engine import Engine, require_compatible, require_runtime, runtime_version
+from s2a_edge.run.graph import Graph
+from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError
+from s2a_edge.spec.manifest import Compat
+from tests.run.toy_bundle import ARENA_BYTES, toy_samples, write_toy_bundle
+from tests.run.toy_graphs import ToySize
+
+CAN_REPLACE_ARENA = runtime_version(onnxruntime.__version__) >= (1, 23)
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def bound(engine: Engine, path: Path) -> tuple[Graph, dict[str, DeviceTensor]]:
+    """A graph with tensors on all ports, accumulators in place."""
+    graph = engine.load(path)
+    inputs = {n: engine.tensor(p.shape, p.dtype) for n, p in graph.inputs.items()}
+    outputs = {
+        n: inputs.get(n.replace("acc_out.", "acc.")) or engine.tensor(p.shape, p.dtype)
+        for n, p in graph.outputs.items()
+    }
+    graph.bind(inputs, outputs)
+    return graph, {**inputs, **outputs}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose training graph needs more than the toys' arena."""
+    folder = tmp_path_factory.mktemp("wide") / "bundle"
+    return write_toy_bundle(folder, size=ToySize(hidden=400_000))
+
+
+def test_a_tensor_bound_as_input_and_output_is_updated_in_place(toy: Path) -> None:
+    graph, tensors = bound(Engine(arena_limit_bytes=ARENA_BYTES), toy / "train_b2.onnx")
+    x, labels = toy_samples(2)
+    tensors["x"].write(x)
+    tensors["target"].write(np.eye(3)[labels])
+    tensors["weight"].write(0.5)
+    graph.run()
+    once = tensors["acc.head.bias"].read()
+    graph.run()
+    assert np.any(once != 0)
+    np.testing.assert_allclose(tensors["acc_out.head.bias"].read(), 2 * once, rtol=1e-6)
+
+
+def test_an_exhausted_arena_is_a_budget_error_and_the_engine_stays_usable(
+    toy: Path, wide: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine(arena_limit_bytes=ARENA_BYTES)
+    graph, _ = bound(engine, wide / "train_b2.onnx")
+    for _ in range(2):
+        with pytest.raises(BudgetError, match=r"train_b2: node .toy/.*bytes asked for") as caught:
+            graph.run()
+        assert caught.value.exit_code == 3
+        assert caught.value.missing_bytes > 0
+    small, _ = bound(engine, toy / "train_b2.onnx")
+    small.run()
+    assert capfd.readouterr().err == ""  # one clear line is the caller's; the runtime says none
+
+
+def test_every_engine_of_a_process_with_the_same_limit_shares_the_arena(toy: Path) -> None:
+    for _ in range(2):
+        graph, _ = bound(Engine(arena_limit_bytes=ARENA_BYTES), toy / "eval.onnx")
+        graph.run()
+
+
+@pytest.mark.skipif(not CAN_REPLACE_ARENA, reason="onnxruntime before 1.23 keeps its arena")
+def test_a_new_limit_holds_for_new_sessions_only(toy: Path, wide: Path) -> None:
+    before, _ = bound(Engine(arena_limit_bytes=ARENA_BYTES), toy / "train_b2.onnx")
+    tight, _ = bound(Engine(arena_limit_bytes=256), toy / "train_b2.onnx")
+    large, _ = bound(Engine(arena_limit_bytes=64 * 2**20), wide / "train_b2.onnx")
+    large.run()
+    before.run()
+    with pytest.raises(BudgetError):
+        tight.run()
+    Engine(arena_limit_bytes=ARENA_BYTES)
+
+
+@pytest.mark.skipif(CAN_REPLACE_ARENA, reason="onnxruntime from 1.23 on can replace its arena")
+def test_another_limit_in_the_same_process_is_refused() -> None:
+    Engine(arena_limit_bytes=ARENA_BYTES)
+    with pytest.raises(InternalError, match="already has one"):
+        Engine(arena_limit_bytes=2 * ARENA_BYTES)
+
+
+def test_without_a_limit_no_arena_is_registered(wide: Path) -> None:
+    graph, _ = bound(Engine(arena_limit_bytes=None), wide / "train_b2.onnx")
+    graph.run()
+
+
+def test_another_thread_can_end_a_run(toy: Path) -> None:
+    engine = Engine(arena_limit_bytes=ARENA_BYTES)
+    graph, _ = bound(engine, toy / "train_b2.onnx")
+    reason = BudgetError(where="watcher", expected="less", got="more", todo="stop")
+    thread = threading.Thread(target=engine.control.terminate, args=(reason,))
+    thread.start()
+    thread.join()
+    with pytest.raises(BudgetError, match="watcher"):
+        graph.run()
+    engine.control.rearm()
+    graph.run()
+
+
+def test_weights_are_shared_and_not_copied(toy: Path) -> None:
+    weight = np.zeros((6, 5), np.float32)
+    engine = Engine(arena_limit_bytes=ARENA_BYTES, weights={"backbone.weight": weight})
+    graph, tensors = bound(engine, toy / "eval.onnx")
+    tensors["x"].write(1)
+    tensors["param.head.weight"].write(1)
+    graph.run()
+    assert np.all(tensors["logits"].read() == 0)
+    weight[...] = 2  # the graph reads this very memory
+    graph.run()
+    np.testing.assert_allclose(tensors["logits"].read(), 5 * 12.0)
+
+
+@pytest.mark.parametrize("content", [b"", b"not protobuf at all", None])
+def test_what_is_no_graph_is_a_bundle_error(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "train_b2.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"train_b2\.onnx"):
+        Engine(arena_limit_bytes=ARENA_BYTES).load(path)
+
+
+def test_missing_unknown_and_misshapen_ports_are_named(toy: Path) -> None:
+    engine = Engine(arena_limit_bytes=ARENA_BYTES)
+    graph = engine.load(toy / "eval.onnx")
+    inputs = {n: engine.tensor(p.shape) for n, p in graph.inputs.items()}
+    logits = {"logits": engine.tensor((4, 3))}
+    with pytest.raises(BundleError, match=r"expected ports x, got no such port for y"):
+        graph.bind({**{n: t for n, t in inputs.items() if n != "x"}, "y": inputs["x"]}, logits)
+    with pytest.raises(BundleError, match=r"logits float32\[4, 4\], got float32\[4, 3\]"):
+        graph.bind(inputs, {"logits": engine.tensor((4, 4))})
+    with pytest.raises(BundleError, match=r"x float64\[4, 6\]"):
+        graph.bind({**inputs, "x": engine.tensor((4, 6), np.float64)}, logits)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has the CUDA provider")
+def test_a_provider_that_is_not_there_is_a_device_error() -> None:
+    with pytest.raises(DeviceError, match="expected CUDAExecutionProvider"):
+        require_runtime("cuda")
+
+
+def test_a_bundle_says_what_it_runs_on() -> None:
+    require_compatible(Compat("1.19", ("cpu",)), "cpu")
+    with pytest.raises(DeviceError, match=r"version 99\.1 or newer"):
+        require_compatible(Compat("99.1", ("cpu",)), "cpu")
+    with pytest.raises(DeviceError, match="packed for the cpu provider"):
+        require_compatible(Compat("1.19", ("cuda",)), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("1.22.1", (1, 22)), ("1.9.0", (1, 9)), ("1.25.0+cu126", (1, 25))]
+)
+def test_versions_compare_as_numbers(text: str, version: tuple[int, int]) -> None:
+    assert runtime_version(text) == version
