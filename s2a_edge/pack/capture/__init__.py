@@ -64,7 +64,7 @@ def _capture_onnx(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weigh
     if weights is not None:
         raise SourceError(where=f"--weights {weights}", expected="no --weights for an ONNX file",
                           got="both", todo="the file has its weights; leave --weights off")
-    model, opset = read_onnx(Path(parsed.name))
+    model, opset = read_onnx(Path(parsed.name), features)
     shapes = sample_shapes(model, input_shape, parsed.name)
     only = next(iter(shapes.values())) if len(shapes) == 1 else ()
     return Captured(

@@ -20,7 +20,6 @@ _PARAMETER_SUFFIX = re.compile(r"\.(weight|bias|gamma|beta|scale|kernel)$")
 
 def name_modules(graph: ir.Graph) -> None:
     """Sets the module of every node that its exporter did not give one."""
-    previous = ""
     for node in graph:
         if MODULE_KEY in node.metadata_props or node.op_type == "Constant":
             continue
@@ -28,8 +27,7 @@ def name_modules(graph: ir.Graph) -> None:
             module = module_of(node)
         else:
             module = (_from_path(node.name) or _from_parameters(node)
-                      or _from_path(node.outputs[0].name) or previous or node.op_type)
-        previous = module
+                      or _from_path(node.outputs[0].name) or node.name or node.op_type)
         node.metadata_props[MODULE_KEY] = module
 
 

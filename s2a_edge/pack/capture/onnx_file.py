@@ -12,6 +12,9 @@ from onnx.shape_inference import InferenceError
 from onnx_ir.passes import common as passes
 from onnxscript.version_converter import ConvertVersionPass
 
+from s2a_edge.pack.capture.features import cut_at
+from s2a_edge.pack.capture.modules import name_modules
+from s2a_edge.pack.capture.static_shapes import refuse_unknown_operators
 from s2a_edge.pack.graph import OPSET
 from s2a_edge.spec.errors import SourceError
 
@@ -19,12 +22,14 @@ OLDEST_OPSET = 9
 NEWEST_OPSET = 23
 
 
-def read_onnx(path: Path) -> tuple[ir.Model, int]:
+def read_onnx(path: Path, features: str | None = None) -> tuple[ir.Model, int]:
     """The model of a file at opset 21, and the opset that the file has.
 
-    Weights stay where they are: inline ones in the parsed file, external ones mapped.
+    Weights stay where they are: inline ones in the parsed file, external ones mapped. What lies
+    behind ``features`` is dropped first, so that it may be anything.
 
     Raises:
+        UnsupportedOperatorError: operators that are not ONNX's; all at once.
         SourceError: if the file cannot be read, or its opset cannot be converted.
     """
     if not path.is_file():
@@ -44,6 +49,10 @@ def read_onnx(path: Path) -> tuple[ir.Model, int]:
     _drop_initializer_inputs(model.graph)
     _drop_annotations(model.graph)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
+    name_modules(model.graph)
+    if features is not None:
+        cut_at(model, features)
+    refuse_unknown_operators(model, opset)
     if opset < OPSET:
         _upgrade(model, path, opset)
     elif opset > OPSET:

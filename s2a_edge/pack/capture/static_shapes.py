@@ -46,7 +46,7 @@ def make_static(model: ir.Model) -> None:
         SourceError: if an operator does not fit the input shape, or a shape depends on data.
     """
     passes.TopologicalSortPass()(model)
-    _refuse_unknown_operators(model)
+    refuse_unknown_operators(model, OPSET)
     graph = model.graph
     for value in graph.initializers.values():
         _describe_initializer(value)
@@ -234,12 +234,17 @@ def _misfit(node: ir.Node, why: str) -> SourceError:
                             "export it with a dynamic batch axis")
 
 
-def _refuse_unknown_operators(model: ir.Model) -> None:
+def refuse_unknown_operators(model: ir.Model, opset: int) -> None:
+    """Refuses operators that ONNX does not define at ``opset``, and control flow.
+
+    Raises:
+        UnsupportedOperatorError: all of them at once, with their modules.
+    """
     unknown: dict[str, list[str]] = {}
     for node in model.graph.all_nodes():
         if node.domain == MICROSOFT and node.op_type == "FusedMatMul":
             continue
-        known = node.domain in _STANDARD_DOMAINS and defs.has(node.op_type, OPSET)
+        known = node.domain in _STANDARD_DOMAINS and defs.has(node.op_type, opset)
         if not known or node.op_type in ("If", "Loop", "Scan"):
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             unknown.setdefault(label, []).append(module_of(node))
@@ -247,8 +252,9 @@ def _refuse_unknown_operators(model: ir.Model) -> None:
         listed = "; ".join(f"{op} in {', '.join(modules[:3])}{' ...' if modules[3:] else ''}"
                            for op, modules in sorted(unknown.items()))
         raise UnsupportedOperatorError(
-            where="the backbone's graph", expected=f"operators of ONNX opset {OPSET}", got=listed,
+            where="the backbone's graph", expected=f"operators of ONNX opset {opset}", got=listed,
             todo="cut the graph before them with --features, or export without them")
 
 
-__all__ = ["become_constant", "constant_value", "evaluate", "infer", "make_static"]
+__all__ = ["become_constant", "constant_value", "evaluate", "infer", "make_static",
+           "refuse_unknown_operators"]

@@ -100,7 +100,7 @@ def drop_nan_guards(graph: ir.Graph) -> None:
     a token attends at least to itself.
     """
     for node in list(graph):
-        if node.op_type != "Where":
+        if node.graph is None or node.op_type != "Where":
             continue
         test = producer(node.inputs[0], "IsNaN")
         probabilities = node.inputs[2]

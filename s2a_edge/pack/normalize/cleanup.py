@@ -24,6 +24,8 @@ _SHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 def drop_no_ops(graph: ir.Graph) -> None:
     """Removes Identity, inference Dropout, casts to the same type, x + 0, x * 1 and the like."""
     for node in list(graph):
+        if node.graph is None:
+            continue
         if node.op_type == "Where":
             _drop_decided(graph, node)
             continue
