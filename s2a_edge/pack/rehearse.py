@@ -83,8 +83,18 @@ def _environment() -> dict[str, str]:
 
 def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
              gradient_error: GradientError | None = None, outputs: Path | None = None,
-             threads: int | None = None) -> Evidence:
+             threads: int | None = None, planned_threads: int | None = None) -> Evidence:
     """Runs ``graph`` inside its planned arena and measures.
+
+    Args:
+        graph: a ``.onnx`` file with its weights beside it.
+        plan: made for ``planned_threads``.
+        inputs: ``.npz`` of its inputs.
+        repeat: runs behind the median of the step time.
+        gradient_error: passed on to the evidence.
+        outputs: where to write the outputs (``.npz``).
+        threads: of this host, for the step time; None: all usable cores.
+        planned_threads: under which the smallest arena is searched; None: ``threads``.
 
     Raises:
         InternalError: if it does not run there: the plan is wrong and the pack has failed.
@@ -95,7 +105,7 @@ def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
         raise InternalError(where=f"rehearsal of {graph.name}",
                             expected=f"to run in the planned {plan.arena_bytes} bytes",
                             got=run.failure, todo="report this: the plan is wrong")
-    measured = _smallest_arena(graph, plan, inputs, threads)
+    measured = _smallest_arena(graph, plan, inputs, planned_threads or threads)
     return Evidence(machine=machine(), onnxruntime=run.onnxruntime,
                     arena_measured_bytes=measured, process_peak_bytes=run.process_peak_bytes,
                     runtime_base_bytes=run.runtime_base_bytes, session_bytes=run.session_bytes,
@@ -122,20 +132,31 @@ def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | 
 
 
 def gradient_error(compressed: Path, reference: Path) -> GradientError:
-    """Relative error of each ``acc_out.*`` of two output files (npz), 0.01 = one percent.
+    """Error of the ``acc_out.*`` of one output file (npz) against another's.
 
-    ``‖g - g₀‖ / max(‖g₀‖, floor)``; the floor is a thousandth of the largest gradient's norm per
-    square root of its size, so that a gradient that is truly zero does not divide by zero.
+    Per trainable ``‖g - g₀‖ / max(‖g₀‖, floor)``; the floor stands for a root mean square of a
+    thousandth of the largest gradient's, so that a gradient that is truly zero does not divide
+    by zero.
     """
     with np.load(compressed) as ours, np.load(reference) as exact:
         names = [n for n in exact.files if n.startswith("acc_out.")]
-        rms = {n: float(np.sqrt(np.mean(np.square(exact[n], dtype=np.float64)))) for n in names}
-        floor = _FLOOR * max(rms.values())
-        errors = {n.removeprefix("acc_out."): float(
-            np.sqrt(np.mean(np.square(ours[n].astype(np.float64) - exact[n])))
-            / max(rms[n], floor)) for n in names}
-    worst = max(errors, key=lambda n: errors[n])
-    return GradientError(max=errors[worst], median=statistics.median(errors.values()), worst=worst)
+        pairs = {n.removeprefix("acc_out."): (ours[n].astype(np.float64).ravel(),
+                                              exact[n].astype(np.float64).ravel())
+                 for n in names}
+    floor = _FLOOR * max(_rms(true) for _, true in pairs.values())
+    each = {name: _rms(got - true) / max(_rms(true), floor)
+            for name, (got, true) in pairs.items()}
+    got = np.concatenate([pair[0] for pair in pairs.values()])
+    true = np.concatenate([pair[1] for pair in pairs.values()])
+    norms = float(np.linalg.norm(got) * np.linalg.norm(true)) or 1.0
+    worst = max(each, key=lambda name: each[name])
+    return GradientError(total=_rms(got - true) / (_rms(true) or 1.0),
+                         cosine=float(got @ true) / norms, max=each[worst],
+                         median=statistics.median(each.values()), worst=worst, each=each)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
 def machine() -> str:

@@ -1,0 +1,1 @@
+"""The board's half: trains, evaluates and exports a bundle on ONNX Runtime."""

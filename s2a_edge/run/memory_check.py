@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Provider
+from s2a_edge.run.engine import usable_cores
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
 from s2a_edge.spec.manifest import Manifest
@@ -18,7 +19,7 @@ LIBRARY_GROWTH_BYTES = 14 * MIB
 13.1 MiB were seen (onnxruntime 1.32, x86-64, a ViT-S on JPEG folders)."""
 
 
-def measure_setting(provider: Provider) -> Setting:
+def measure_setting(provider: Provider, threads: int | None = None) -> Setting:
     """What a requirement depends on here: call it before any session exists.
 
     Raises:
@@ -28,6 +29,7 @@ def measure_setting(provider: Provider) -> Setting:
         provider=provider,
         runtime_base_bytes=read_memory().rss_bytes + LIBRARY_GROWTH_BYTES,
         prefetch=provider != "cpu",
+        threads=usable_cores() if threads is None else threads,
     )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from s2a_edge.run import memory_check
+from s2a_edge.run.bundle_identity import bundle_identity
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet, open_data
 from s2a_edge.run.device_tensor import Array, Provider
@@ -72,7 +73,7 @@ class Trainer:
         self.seed = seed
         require_compatible(manifest.compat, provider)
         return_freed_memory()
-        self._setting = memory_check.measure_setting(provider)
+        self._setting = memory_check.measure_setting(provider, threads)
         self.requirement: Requirement = memory_check.choose(
             manifest, budget_bytes, micro_batch, self._setting
         )
@@ -211,7 +212,7 @@ class Trainer:
             data=self._open(data),
             val=None if val is None else self._open(val),
             settings=settings,
-            bundle_hash=self.bundle.hash,
+            bundle_hash=bundle_identity(self.bundle),
             classes=self.bundle.manifest.task.classes,
             checkpoint_every_steps=checkpoint_every_steps,
             on_progress=on_progress,
@@ -273,10 +274,11 @@ class Trainer:
         path = Path(path)
         file = checkpoint_path(path) if path.is_dir() else path
         info, tensors = read_checkpoint(file)
-        if info.bundle_hash != self.bundle.hash:
+        identity = bundle_identity(self.bundle)
+        if info.bundle_hash != identity:
             raise CheckpointError(
                 where=str(file),
-                expected=f"a checkpoint of bundle {self.bundle.hash[:12]}",
+                expected=f"a checkpoint of bundle {identity[:12]}",
                 got=f"one of bundle {info.bundle_hash[:12]}",
                 todo="use the bundle that the run was started with",
             )

@@ -1,0 +1,1 @@
+"""What host and board agree on: the bundle, the plan, devices, errors. numpy at most."""

@@ -16,6 +16,7 @@ from s2a_edge.spec.strict_json import Length, Span
 MAX_BYTES = 2**48  # above any board or host; keeps sums far from int64's end
 MAX_NODES = 10_000_000
 MAX_NAME_CHARS = 1024
+THREAD_BYTES = 64 * 2**10  # scratch of one thread inside a convolution (onnxruntime, CPU)
 
 ByteCount = Annotated[int, Span(0, MAX_BYTES)]
 Name = Annotated[str, Length(1, MAX_NAME_CHARS)]
@@ -43,6 +44,8 @@ class MemoryPlan:
         at_peak: bytes alive there by kind.
         saved_bytes: all saved values together, as stored.
         node_count: nodes of the graph.
+        threads: threads of one operator that the plan is for; each one more may take
+            ``THREAD_BYTES`` more.
     """
 
     liveness_peak_bytes: ByteCount
@@ -52,21 +55,28 @@ class MemoryPlan:
     at_peak: dict[MemoryKind, ByteCount]
     saved_bytes: ByteCount
     node_count: Annotated[int, Span(0, MAX_NODES)]
+    threads: Annotated[int, Span(1, 4096)]
 
 
 @dataclass(frozen=True)
 class GradientError:
-    """Relative error of each trainable's gradient against the uncompressed step.
+    """Relative error of the gradients against the uncompressed step; 0.01 = one percent.
 
     Attributes:
-        max: the largest of them, 0.01 = one percent.
+        total: of all trainables' gradients as one vector.
+        cosine: of the angle between the two vectors.
+        max: the largest of the trainables' own errors.
         median: their median.
         worst: name of the trainable with the largest.
+        each: by trainable.
     """
 
+    total: Annotated[float, Span(0, 1e30)]
+    cosine: Annotated[float, Span(-1.001, 1.001)]
     max: Annotated[float, Span(0, 1e30)]
     median: Annotated[float, Span(0, 1e30)]
     worst: Name
+    each: dict[Name, Annotated[float, Span(0, 1e30)]]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Literal
 from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
 from s2a_edge.spec.manifest_checks import ITEM_BYTES
+from s2a_edge.spec.memory_plan import THREAD_BYTES
 from s2a_edge.spec.units import MIB
 
 How = Literal["measured at pack time", "measured on this device", "planned"]
@@ -124,12 +125,14 @@ class Setting:
             caller on this device; None: what was measured at pack time.
         decoded_image_bytes: most bytes that decoding one image takes.
         prefetch: a second batch is read while the first is computed.
+        threads: threads of one operator; None: as many as the plan is for.
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
     runtime_base_bytes: int | None = None
     decoded_image_bytes: int = DECODED_IMAGE_BYTES
     prefetch: bool = True
+    threads: int | None = None
 
 
 DEFAULT_SETTING = Setting()
@@ -153,7 +156,8 @@ def requirement(
     plans = {train.file: train.plan, graphs.eval.file: graphs.eval.plan}
     plans[graphs.optimizer.file] = graphs.optimizer.plan
     largest = max(plans, key=lambda file: plans[file].arena_bytes)
-    arena_bytes = plans[largest].arena_bytes
+    more_threads = max(0, (setting.threads or 0) - plans[largest].threads)
+    arena_bytes = plans[largest].arena_bytes + more_threads * THREAD_BYTES
     param_bytes = sum(trainable.size_bytes for trainable in manifest.trainables)
     states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
     lines = [

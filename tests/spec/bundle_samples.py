@@ -41,11 +41,16 @@ def plan() -> MemoryPlan:
         at_peak=at_peak,
         saved_bytes=600,
         node_count=7,
+        threads=2,
     )
 
 
 def evidence(with_gradients: bool = True) -> Evidence:
-    error = GradientError(max=0.02, median=0.004, worst="head.weight") if with_gradients else None
+    error = (
+        GradientError(0.01, 0.9999, 0.02, 0.004, "head.weight", {"head.weight": 0.02})
+        if with_gradients
+        else None
+    )
     return Evidence(
         machine="test host, 2 cores",
         onnxruntime="1.32.0",

@@ -43,7 +43,7 @@ WEIGHT_BYTES = 10 * MIB + 4096
 
 def plan(arena_bytes: int) -> MemoryPlan:
     at_peak = {MemoryKind.SAVED: arena_bytes}
-    return MemoryPlan(arena_bytes, arena_bytes, arena_bytes, "node", at_peak, arena_bytes, 5)
+    return MemoryPlan(arena_bytes, arena_bytes, arena_bytes, "node", at_peak, arena_bytes, 5, 2)
 
 
 def evidence(base_mib: int = 30, session_mib: int = 2, peak_bytes: int = 0) -> Evidence:

@@ -76,6 +76,7 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, threads: int) -> PlanResu
         at_peak=dict(timeline[peak].live_bytes) if timeline else {},
         saved_bytes=sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED),
         node_count=len(timeline),
+        threads=threads,
     )
     return PlanResult(plan, timeline, tuple(alive), traffic, bound_outputs, threads)
 
