@@ -170,7 +170,7 @@ def infer_outputs(node: ir.Node) -> None:
     """Sets shape and dtype of the outputs of ``node`` from its inputs, by ONNX's schemas.
 
     Raises:
-        InternalError: if the operator is unknown or its inputs do not fit it.
+        InternalError: if the operator is unknown, its inputs do not fit it, or a shape stays open.
     """
     if node.domain == MICROSOFT and node.op_type == "FusedMatMul":
         _infer_fused_matmul(node)
@@ -196,9 +196,14 @@ def infer_outputs(node: ir.Node) -> None:
             got=f"{[(v.name, v.dtype, v.shape) for v in node.inputs if v]}: {error}",
             todo="report this") from error
     for value in node.outputs:
-        if value.name not in inferred:
+        if not value.name:
             continue
-        tensor = inferred[value.name].tensor_type
+        tensor = inferred.get(value.name, TypeProto()).tensor_type
+        if not tensor.HasField("shape") or not all(d.HasField("dim_value")
+                                                   for d in tensor.shape.dim):
+            raise InternalError(
+                where=f"{node.op_type} in {module_of(node)}", expected="static output shapes",
+                got=f"a shape of {value.name} that depends on data", todo="report this")
         value.dtype = ir.DataType(tensor.elem_type)
         value.shape = ir.Shape([d.dim_value for d in tensor.shape.dim])
 
