@@ -6,6 +6,7 @@ rehearsal has shown that the plan holds.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -115,6 +116,8 @@ class _Files:
         self.folder = folder
         self.compiled = compiled
         self.options = options
+        # A convolution takes working memory for each thread: plan and rehearsal must agree.
+        self.threads = options.threads or len(os.sched_getaffinity(0))
         self.on_stage = on_stage
         on_stage("emit", f"{len(compiled.steps)} training graphs")
         entries = emit_weights(compiled.models, folder / WEIGHTS_NAME)
@@ -146,13 +149,13 @@ class _Files:
     def _planned(self, model: ir.Model, name: str, reference: object = None,
                  ) -> tuple[MemoryPlan, Evidence]:
         self.on_stage("plan", name)
-        plan = plan_memory(model).plan
+        plan = plan_memory(model, threads=self.threads).plan
         emit_model(model, self.weights, self.folder / name)
         self.on_stage("rehearse", name)
         inputs, outputs = self.folder / "rehearsal.npz", self.folder / "outputs.npz"
         np.savez(inputs, **self._inputs(model))  # type: ignore[arg-type]  # names are data
         evidence = rehearse(self.folder / name, plan, inputs, repeat=_REPEAT, outputs=outputs,
-                            threads=self.options.threads)
+                            threads=self.threads)
         step = self.compiled.references
         if reference is not None:
             error = self._gradient_error(next(iter(step.values())).model, inputs, outputs)
@@ -165,14 +168,14 @@ class _Files:
         graph, exact = self.folder / "reference.onnx", self.folder / "exact.npz"
         emit_model(reference, self.weights, graph)
         run_graph(graph, inputs=inputs, arena_bytes=None, outputs=exact,
-                  threads=self.options.threads)
+                  threads=self.threads)
         error = gradient_error(outputs, exact)
         graph.unlink()
         exact.unlink()
         return error
 
     def _inputs(self, model: ir.Model) -> dict[str, np.ndarray]:
-        """Seeded stand-in inputs: noise of the size of normalized images, real parameters."""
+        """Seeded stand-in inputs: images with the spectrum of photographs, real parameters."""
         rng = np.random.default_rng(self.options.seed)
         made: dict[str, np.ndarray] = {}
         for value in model.graph.inputs:
@@ -190,8 +193,30 @@ class _Files:
             elif np.issubdtype(dtype, np.integer):
                 made[name] = np.ones(shape, dtype)
             else:
-                made[name] = rng.standard_normal(shape).astype(dtype)
+                made[name] = _smooth_noise(rng, shape).astype(dtype)
         return made
+
+
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Unit-variance noise; rank 4 gets structure at all scales, as photographs have.
+
+    White noise would drive a pretrained backbone far from what it sees in use, and the
+    rehearsal's gradient errors with it.
+    """
+    if len(shape) != 4:
+        return rng.standard_normal(shape)
+    spatial = (1, 2) if shape[-1] <= 4 else (2, 3)
+    total = np.zeros(shape)
+    block = 1
+    while block <= max(shape[a] for a in spatial):
+        small = [-(-n // block) if a in spatial else n for a, n in enumerate(shape)]
+        layer = rng.standard_normal(small)
+        for axis in spatial:
+            layer = np.repeat(layer, block, axis).take(range(shape[axis]), axis)
+        total += layer * block**0.5
+        block *= 2
+    unit: np.ndarray = total / total.std()
+    return unit
 
 
 def versions() -> dict[str, str]:

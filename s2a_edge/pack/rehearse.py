@@ -83,18 +83,8 @@ def _environment() -> dict[str, str]:
 
 def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
              gradient_error: GradientError | None = None, outputs: Path | None = None,
-             threads: int | None = None, planned_threads: int | None = None) -> Evidence:
+             threads: int | None = None) -> Evidence:
     """Runs ``graph`` inside its planned arena and measures.
-
-    Args:
-        graph: a ``.onnx`` file with its weights beside it.
-        plan: made for ``planned_threads``.
-        inputs: ``.npz`` of its inputs.
-        repeat: runs behind the median of the step time.
-        gradient_error: passed on to the evidence.
-        outputs: where to write the outputs (``.npz``).
-        threads: of this host, for the step time; None: all usable cores.
-        planned_threads: under which the smallest arena is searched; None: ``threads``.
 
     Raises:
         InternalError: if it does not run there: the plan is wrong and the pack has failed.
@@ -105,7 +95,7 @@ def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
         raise InternalError(where=f"rehearsal of {graph.name}",
                             expected=f"to run in the planned {plan.arena_bytes} bytes",
                             got=run.failure, todo="report this: the plan is wrong")
-    measured = _smallest_arena(graph, plan, inputs, planned_threads or threads)
+    measured = _smallest_arena(graph, plan, inputs, threads)
     return Evidence(machine=machine(), onnxruntime=run.onnxruntime,
                     arena_measured_bytes=measured, process_peak_bytes=run.process_peak_bytes,
                     runtime_base_bytes=run.runtime_base_bytes, session_bytes=run.session_bytes,
