@@ -56,7 +56,7 @@ class CheckpointInfo:
     """Where a run stood.
 
     Attributes:
-        bundle_hash: of the bundle's manifest.
+        bundle_hash: of the bundle's ``SHA256SUMS``.
         data_fingerprint: of the training data.
         samples: of the training data.
         settings: of the run.

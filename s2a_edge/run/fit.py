@@ -43,7 +43,7 @@ class FitPlan:
         data: training samples.
         val: validation samples, if any.
         settings: of the run.
-        bundle_hash: of the bundle's manifest.
+        bundle_hash: of the bundle's ``SHA256SUMS``.
         classes: how many.
         checkpoint_every_steps: optimizer steps between checkpoints; None: by time.
         on_progress: told after every micro-batch.

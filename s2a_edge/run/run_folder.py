@@ -36,7 +36,7 @@ class RunRecord:
 
     Attributes:
         bundle: absolute path of the bundle, folder or ``.s2a``.
-        bundle_hash: of its manifest.
+        bundle_hash: of its ``SHA256SUMS``.
         data: path of the training data.
         val: path of the validation data.
         effective_batch: samples per optimizer step.

@@ -28,7 +28,7 @@ def new_record(bundle: Bundle, plan: FitPlan) -> RunRecord:
         format_version=FORMAT_VERSION,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=str(_lasting_path(bundle)),
-        bundle_hash=bundle.hash,
+        bundle_hash=plan.bundle_hash,
         data=str(plan.data.path.resolve()),
         val=None if plan.val is None else str(plan.val.path.resolve()),
         effective_batch=bundle.manifest.recipe.effective_batch,
