@@ -48,11 +48,12 @@ class MemoryGuard:
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._kernel_peak = False
         self._peak_bytes = read_memory().rss_bytes + device_bytes
+        self._kernel_peak = reset_peak()
 
     def __enter__(self) -> MemoryGuard:
         self._kernel_peak = reset_peak()
+        self._peak_bytes = 0
         self._stop.clear()
         if self.budget_bytes is not None and self._on_exceeded is not None:
             self._thread = threading.Thread(target=self._watch, name="memory-guard", daemon=True)
@@ -72,7 +73,7 @@ class MemoryGuard:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that was resident since the guard began (or since the process did)."""
+        """The most that was resident since the guard was made or its block last entered."""
         self.resident_bytes()
         return self._peak_bytes
 

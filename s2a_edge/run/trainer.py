@@ -101,7 +101,7 @@ class Trainer:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory the process held since the trainer was made."""
+        """The most memory the process held since the last step, fit or evaluation began."""
         return self._guard.peak_bytes
 
     def step(
@@ -126,17 +126,19 @@ class Trainer:
             NonFiniteLossError: loss or gradient; parameters are unchanged.
             BudgetError: the step exceeds the budget.
         """
+        self._engine.control.rearm()
         where = f"step {self.steps_done + 1}"
-        result = self._train.run(
-            inputs,
-            labels,
-            lr=lr,
-            step=self.steps_done,
-            settings=hyperparameters or Hyperparameters(),
-            where=where,
-        )
-        self.steps_done += 1
-        self._guard.check(where)
+        with self._guard:
+            result = self._train.run(
+                inputs,
+                labels,
+                lr=lr,
+                step=self.steps_done,
+                settings=hyperparameters or Hyperparameters(),
+                where=where,
+            )
+            self.steps_done += 1
+            self._guard.check(where)
         return result
 
     def fit(
@@ -223,6 +225,7 @@ class Trainer:
             require_resumable(out)
         else:
             refuse_existing(out)
+        self._engine.control.rearm()
         with RunFolder(out) as folder, StopRequest() as stop, self._guard:
             self._rehearse(plan)
             position = self._start(plan, folder)
@@ -256,6 +259,7 @@ class Trainer:
             self._guard.check(f"evaluation, batch {done} of {count}")
             return True
 
+        self._engine.control.rearm()
         with self._guard:
             evaluation = self._evaluator.evaluate(samples, after_batch=after_batch)
         assert evaluation is not None  # only after_batch could end it
