@@ -1,21 +1,43 @@
 """A lower bound: what no order of the nodes and no allocator can do without.
 
-A value is certainly alive while a node runs if its producer is among the node's ancestors and one
-of its readers among the node's descendants. Those, and what the node itself reads, writes and
-takes as workspace, must fit together.
+When a node runs, its ancestors have run and its descendants have not; of all other nodes any may
+have run whose own ancestors have. A value is alive if its producer has run and one of its readers
+has not. The choice that keeps the fewest bytes alive is a minimum cut between ancestors and
+descendants; those bytes, and what the node itself writes and takes as workspace, must fit together.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from s2a_edge.pack.graph import nbytes_of
 from s2a_edge.pack.plan.kernel_memory import alias_source, in_place_source, present_outputs
+from s2a_edge.pack.plan.min_cut import UNLIMITED, FlowNetwork
 from s2a_edge.pack.plan.workspaces import workspaces_of
+
+# Cuts are computed for this many nodes; the bound is the largest of them.
+_CUTS = 12
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """A value with all its views; readers are node indices."""
+
+    size_bytes: int
+    producer: int
+    readers: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which nodes must run before and after which: bit i of a set stands for node i."""
+
+    parents: list[set[int]]
+    before: list[int]
+    after: list[int]
 
 
 def lower_bound_bytes(model: ir.Model, *, bound_outputs: bool, threads: int) -> int:
@@ -27,27 +49,21 @@ def lower_bound_bytes(model: ir.Model, *, bound_outputs: bool, threads: int) -> 
     nodes = list(model.graph)
     if not nodes:
         return 0
-    external = set(model.graph.outputs) if bound_outputs else set()
-    producer, readers, sizes = _buffers(nodes, external)
-    before, after = _reachable(nodes)
-    need = np.zeros(len(nodes), np.int64)
-    for root, size in sizes.items():
-        alive = _bits(after[producer[root]], len(nodes))
-        awaited = 0
-        for reader in readers[root]:
-            awaited |= before[reader]
-        alive &= _bits(awaited, len(nodes))
-        alive[list(readers[root])] = True
-        alive[producer[root]] = not _written_over(nodes[producer[root]], root, sizes)
-        need += size * alive
-    need += [sum(w.before_bytes) + sum(w.after_bytes)
-             for w in (workspaces_of(node, threads) for node in nodes)]
-    return int(need.max())
+    values = _buffers(nodes, set(model.graph.outputs) if bound_outputs else set())
+    own = [_own_bytes(node, at, values, threads) for at, node in enumerate(nodes)]
+    order = _order(nodes)
+    buffers = list(values.values())
+    operands = [0] * len(nodes)
+    for buffer in buffers:
+        for reader in buffer.readers:
+            operands[reader] += buffer.size_bytes
+    simple = max(range(len(nodes)), key=lambda at: own[at] + operands[at])
+    return max(own[at] + _alive_bytes(at, buffers, order)
+               for at in {simple, *_well_placed(order)})
 
 
-def _buffers(nodes: list[ir.Node], external: set[ir.Value],
-             ) -> tuple[dict[ir.Value, int], dict[ir.Value, set[int]], dict[ir.Value, int]]:
-    """Producer, readers and size of every buffer, views counted as what they view."""
+def _buffers(nodes: list[ir.Node], external: set[ir.Value]) -> dict[ir.Value, _Buffer]:
+    """Every buffer by the value that is first in it; views are counted as what they view."""
     root: dict[ir.Value, ir.Value] = {}
     producer: dict[ir.Value, int] = {}
     readers: dict[ir.Value, set[int]] = defaultdict(set)
@@ -63,25 +79,19 @@ def _buffers(nodes: list[ir.Node], external: set[ir.Value],
                 root[value], producer[value] = value, at
             elif view in root:
                 root[value] = root[view]
-    return producer, readers, {value: nbytes_of(value) for value in producer}
+    return {value: _Buffer(nbytes_of(value), at, frozenset(readers[value]))
+            for value, at in producer.items()}
 
 
-def _written_over(node: ir.Node, value: ir.Value, sizes: dict[ir.Value, int]) -> bool:
-    """Whether ``value`` may take the buffer of an operand, which is counted in its place."""
-    source = in_place_source(node)
-    if source is None:
-        return False
-    while source not in sizes:  # a view: what it views is counted
-        maker = source.producer()
-        view = alias_source(maker) if maker is not None else None
-        if view is None:
-            return False
-        source = view
-    return sizes[source] >= nbytes_of(value)
+def _own_bytes(node: ir.Node, at: int, buffers: dict[ir.Value, _Buffer], threads: int) -> int:
+    """Results and workspaces of a node; a result that may be written over an operand is free."""
+    workspaces = workspaces_of(node, threads)
+    results = sum(buffers[value].size_bytes for value in present_outputs(node)
+                  if value in buffers and in_place_source(node) is None)
+    return sum(workspaces.before_bytes) + sum(workspaces.after_bytes) + results
 
 
-def _reachable(nodes: list[ir.Node]) -> tuple[list[int], list[int]]:
-    """Ancestors and descendants of each node as bit sets (bit i: node i)."""
+def _order(nodes: list[ir.Node]) -> _Order:
     index = {node: at for at, node in enumerate(nodes)}
     before = [0] * len(nodes)
     after = [0] * len(nodes)
@@ -95,10 +105,55 @@ def _reachable(nodes: list[ir.Node]) -> tuple[list[int], list[int]]:
     for at in range(len(nodes) - 1, -1, -1):
         for parent in parents[at]:
             after[parent] |= after[at] | 1 << at
-    return before, after
+    return _Order(parents, before, after)
 
 
-def _bits(members: int, count: int) -> NDArray[np.bool_]:
-    """A bit set as an array of [count] booleans."""
-    raw = np.frombuffer(members.to_bytes(-(-count // 8), "little"), np.uint8)
-    return np.unpackbits(raw, count=count, bitorder="little").astype(bool)
+def _well_placed(order: _Order) -> list[int]:
+    """Nodes whose place in any order is nearly fixed, spread from first to last."""
+    fixed = [a.bit_count() + b.bit_count() for a, b in zip(order.before, order.after, strict=True)]
+    count = len(fixed)
+    chosen = []
+    for part in range(_CUTS):
+        members = range(part * count // _CUTS, (part + 1) * count // _CUTS)
+        if members:
+            chosen.append(max(members, key=lambda at: fixed[at]))
+    return chosen
+
+
+def _alive_bytes(at: int, buffers: list[_Buffer], order: _Order) -> int:
+    """The fewest bytes that can be alive while node ``at`` runs, its results left out."""
+    done, waiting = order.before[at], order.after[at] | 1 << at
+    vertex: dict[int, int] = {}
+
+    def vertex_of(node: int) -> int:
+        return vertex.setdefault(node, len(vertex) + 2)
+
+    source, sink = 0, 1
+    edges: list[tuple[int, int, int]] = []
+    certain = 0
+    free_count = 0
+    for buffer in buffers:
+        if waiting >> buffer.producer & 1:
+            continue
+        made = done >> buffer.producer & 1
+        awaited = any(waiting >> reader & 1 for reader in buffer.readers)
+        if made and awaited:
+            certain += buffer.size_bytes
+            continue
+        start = source if made else vertex_of(buffer.producer)
+        if awaited:
+            edges.append((start, sink, buffer.size_bytes))
+            continue
+        free_count += 1
+        alive = vertex_of(-free_count)
+        edges.append((start, alive, buffer.size_bytes))
+        edges += [(alive, vertex_of(r), UNLIMITED) for r in buffer.readers if not done >> r & 1]
+    for node in range(len(order.parents)):
+        if not (done | waiting) >> node & 1:
+            # A node can only have run if the nodes it reads from have.
+            edges += [(vertex_of(node), vertex_of(parent), UNLIMITED)
+                      for parent in order.parents[node] if not done >> parent & 1]
+    network = FlowNetwork(len(vertex) + 2)
+    for edge in edges:
+        network.connect(*edge)
+    return certain + network.min_cut(source, sink)

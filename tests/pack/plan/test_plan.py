@@ -43,6 +43,12 @@ def test_no_order_needs_less_than_the_lower_bound(seed: int, shuffle: int) -> No
     assert plan.lower_bound_bytes == bound <= plan.liveness_peak_bytes
 
 
+def test_the_lower_bound_knows_that_something_must_be_saved() -> None:
+    plan = plan_memory(mlp_step(blocks=12, width=64, rows=64, bits=8)).plan
+    # The codes could be made later, but only from values that are larger still.
+    assert plan.lower_bound_bytes > plan.saved_bytes
+
+
 def reorder(model: ir.Model, rng: random.Random) -> None:
     """Another topological order of the nodes, drawn at random."""
     waiting = list(model.graph)
