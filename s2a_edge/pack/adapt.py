@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, dtype_of, module_of, shape_of
-from s2a_edge.spec.errors import UsageError
+from s2a_edge.spec.errors import SourceError, UsageError
 
 ADAPTERS = ("bias", "head")
 PARAMETER_PREFIX = "param."
@@ -21,6 +21,9 @@ PARAMETER_PREFIX = "param."
 _BIAS_INPUT = {"Gemm": 2, "Conv": 2, "ConvTranspose": 2, "LayerNormalization": 2,
                "BatchNormalization": 2}
 _NORMS = ("LayerNormalization", "BatchNormalization")
+# Names of the training step's own inputs and outputs.
+_RESERVED = frozenset({"loss", "logits", "target", "weight"})
+_RESERVED_PREFIXES = (PARAMETER_PREFIX, "acc.")
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,17 @@ def adapt(model: ir.Model, data_inputs: tuple[ir.Value, ...], features: ir.Value
 
     Raises:
         UsageError: for an unknown adapter.
+        SourceError: if an input has a name that the training step needs for itself.
     """
     unknown = [a for a in adapters if a not in ADAPTERS]
     if unknown:
         raise UsageError(where="--adapters", expected=f"names out of {', '.join(ADAPTERS)}",
                          got=", ".join(unknown), todo="leave the unknown ones out")
+    for value in data_inputs:
+        if value.name in _RESERVED or (value.name or "").startswith(_RESERVED_PREFIXES):
+            raise SourceError(where=f"input {value.name}", expected="a name of its own",
+                              got="one that the training step uses",
+                              todo="rename the input in the exported model")
     build = _Adapter(model, data_inputs, tune_biases="bias" in adapters)
     for node in model.graph:
         build.add(node)
@@ -95,7 +104,7 @@ class _Adapter:
 
     def __init__(self, model: ir.Model, data_inputs: tuple[ir.Value, ...], *,
                  tune_biases: bool) -> None:
-        names = {v.name for v in model.graph.initializers.values() if v.name}
+        names = {*_RESERVED, *(v.name for v in model.graph.initializers.values() if v.name)}
         for node in model.graph:
             names.update(v.name for v in node.outputs if v.name)
         self.g = GraphBuilder(taken=names)
@@ -107,22 +116,25 @@ class _Adapter:
 
     def add(self, node: ir.Node) -> None:
         inputs: list[ir.Value | None] = [self._lookup(v) for v in node.inputs]
-        position = _BIAS_INPUT.get(node.op_type) if node.domain == "" else None
         added: Trainable | None = None
         if self._tune:
+            position = _bias_position(node)
             if position is not None:
                 inputs += [None] * (position + 1 - len(inputs))
-                inputs[position] = self._bias(node, inputs[position]).value
-            elif node in self._bias_adds:
+            if node in self._bias_adds:
                 index = self._bias_adds[node]
                 inputs[index] = self._bias(node, inputs[index]).value
-            elif _is_linear(node):
-                added = self._linear(node)
+            elif position is not None and (inputs[position] is not None
+                                           or not self._bias_behind(node)):
+                inputs[position] = self._bias(node, inputs[position]).value
+            elif position is None and _is_affine(node) and not self._bias_behind(node):
+                added = self._bias(node, None)
         copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()),
                        num_outputs=len(node.outputs), name=node.name,
                        metadata_props=dict(node.metadata_props))
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name, new.shape, new.type = old.name, old.shape, old.type
+            new.name = self._free(old.name)
+            new.shape, new.type = old.shape, old.type
             self.env[old] = new
         self.g.adopt(copy)
         if added is not None:
@@ -131,19 +143,28 @@ class _Adapter:
             self.env[old] = self.g.op("Add", copy.outputs[0], added.value)
 
     def _lookup(self, value: ir.Value | None) -> ir.Value | None:
-        return None if value is None else self.env.get(value, value)
+        if value is None:
+            return None
+        if value not in self.env and value.name in _RESERVED:
+            self.env[value] = ir.Value(name=self._free(value.name), type=value.type,
+                                       shape=value.shape, const_value=value.const_value)
+        return self.env.get(value, value)
 
-    def _linear(self, node: ir.Node) -> Trainable | None:
-        """A MatMul's bias is the Add behind it; without one, a new bias is returned."""
+    def _free(self, name: str | None) -> str | None:
+        return self.g.unique(f"{name}_frozen") if name in _RESERVED else name
+
+    def _bias_behind(self, node: ir.Node) -> bool:
+        """Whether the only reader of ``node`` adds a frozen vector; remembers that reader."""
         uses = list(node.outputs[0].uses())
-        if len(uses) == 1 and uses[0].node.op_type == "Add":
-            other = 1 - uses[0].idx
-            bias = uses[0].node.inputs[other]
-            if (bias is not None and bias.const_value is not None
-                    and _is_channel_vector(shape_of(bias), shape_of(node.outputs[0])[-1])):
-                self._bias_adds[uses[0].node] = other
-                return None
-        return self._bias(node, None)
+        if not _is_linear(node) or len(uses) != 1 or uses[0].node.op_type != "Add":
+            return False
+        other = 1 - uses[0].idx
+        bias = uses[0].node.inputs[other]
+        if (bias is None or bias.const_value is None
+                or not _is_channel_vector(shape_of(bias), shape_of(node.outputs[0])[-1])):
+            return False
+        self._bias_adds[uses[0].node] = other
+        return True
 
     def _bias(self, node: ir.Node, frozen: ir.Value | None) -> Trainable:
         module = module_of(node)
@@ -177,9 +198,34 @@ class _Adapter:
         return logits
 
 
+def _bias_position(node: ir.Node) -> int | None:
+    """The operand that is the bias of an affine operator, there or not; None: it has no place.
+
+    What a Gemm adds may be anything: a residual, a scalar. Then the bias comes behind it.
+    """
+    position = _BIAS_INPUT.get(node.op_type) if node.domain == "" else None
+    if position is None:
+        return None
+    present = node.inputs[position] if position < len(node.inputs) else None
+    if node.op_type == "Gemm":
+        if not _is_linear(node) or (present is None
+                                    and node.attributes.get_float("beta", 1.0) != 1.0):
+            return None
+        if present is not None and not _is_channel_vector(shape_of(present),
+                                                          shape_of(node.outputs[0])[-1]):
+            return None
+    return None if present is not None and present.const_value is None else position
+
+
+def _is_affine(node: ir.Node) -> bool:
+    """Whether a bias can be added behind ``node``, along its last axes."""
+    return _is_linear(node) or (node.domain, node.op_type) == ("", "LayerNormalization")
+
+
 def _is_linear(node: ir.Node) -> bool:
     """A product of an activation with a frozen matrix."""
-    if (node.domain, node.op_type) not in (("", "MatMul"), (MICROSOFT, "FusedMatMul")):
+    if (node.domain, node.op_type) not in (("", "MatMul"), ("", "Gemm"),
+                                           (MICROSOFT, "FusedMatMul")):
         return False
     a, w = node.inputs[0], node.inputs[1]
     return (a is not None and a.const_value is None and w is not None

@@ -68,8 +68,8 @@ class TinyViT(nn.Module):
                  layer_scale: bool = False) -> None:
         super().__init__()
         self.patch = nn.Conv2d(3, width, 4, 4)
-        self.token = nn.Parameter(torch.randn(1, 1, width))
-        self.position = nn.Parameter(torch.randn(1, 17, width) * 0.5)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.zeros(1, 17, width))
         self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=qkv_bias,
                                             layer_scale=layer_scale) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
@@ -135,6 +135,9 @@ def _drawn(module: nn.Module, *, biases: bool = True) -> nn.Module:
             draw(part.weight, 0.1, 1.0)
         elif isinstance(part, LayerScale):
             draw(part.gamma, 0.2, 0.7)
+        elif isinstance(part, TinyViT):
+            draw(part.token, 1.0)
+            draw(part.position, 0.5)
         if isinstance(part, nn.BatchNorm2d):
             assert part.running_mean is not None and part.running_var is not None
             draw(part.running_mean, 0.1)
