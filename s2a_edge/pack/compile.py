@@ -21,6 +21,7 @@ from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.regroup import slices_to_splits
+from s2a_edge.pack.schedule import schedule
 from s2a_edge.spec.errors import InternalError
 
 # Export runs one sample at a time on any device.
@@ -76,7 +77,9 @@ def compile_backbone(captured: Captured, options: PackOptions,
     precision = Precision(options.bits, options.attention)
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
     steps = {b: differentiate(by_batch[b], precision) for b in batches}
+    on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     for step in steps.values():
+        schedule(step.model)
         check_emitted(step.model)
     references = {largest: differentiate(adapted, Precision(32, "store"))}
     optimizer = optimizer_model(adapted.trainables, options.optimizer)
