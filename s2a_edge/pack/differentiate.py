@@ -68,8 +68,11 @@ def require_rules(adapted: Adapted) -> None:
     for node in adapted.nodes:
         if not any(v in flowing for v in node.outputs):
             continue
-        if (node.domain, node.op_type) not in RULES:
+        rule = RULES.get((node.domain, node.op_type))
+        refused = None if rule is None else rule.refuses(node)
+        if rule is None or refused is not None:
             operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            operator += f" with {refused}" if refused else ""
             missing.setdefault(operator, []).append(module_of(node))
     if missing:
         listing = "; ".join(f"{op} in {', '.join(sorted(set(where))[:4])}"

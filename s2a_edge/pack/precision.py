@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2a_edge.pack.codecs import Codec, codec_for
+from s2a_edge.pack.codecs.activations import DERIVATIVES
 from s2a_edge.pack.exact import ExactCodec, HalfDerivative
 
 Attention = Literal["auto", "store", "recompute"]
@@ -45,7 +46,8 @@ class Precision:
         family, _, detail = kind.partition(":")
         if family == "index":
             return codec_for("index", max(1, (int(detail) - 1).bit_length()), shape)
-        if family == "derivative" and bits == 16:
+        if family == "derivative" and (bits == 16 or detail not in DERIVATIVES):
+            # Without a codebook for the function, its argument in half precision.
             return HalfDerivative(kind)
         return codec_for(kind, bits, shape)
 

@@ -43,7 +43,8 @@ def _pieces(value: ir.Value) -> list[_Piece]:
     found = sorted((p for p in pieces if p is not None), key=lambda p: p.start)
     axis, size = found[0].axis, shape_of(value)[found[0].axis]
     stops = [0, *(p.stop for p in found)]
-    if any(p.axis != axis for p in found) or stops[-1] != size:
+    if any(p.axis != axis or p.node.outputs[0].is_graph_output() for p in found) \
+            or stops[-1] != size:
         return []
     return found if all(p.start == s for p, s in zip(found, stops, strict=False)) else []
 

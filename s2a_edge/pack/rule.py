@@ -118,12 +118,25 @@ def plain(f: Forward) -> tuple[ir.Value, ...]:
     return f.emit()
 
 
+def anything(node: ir.Node) -> str | None:
+    """No form of the operator is refused."""
+    return None
+
+
 @dataclass(frozen=True)
 class Rule:
-    """How an operator is computed back, and what it needs saved for that."""
+    """How an operator is computed back, and what it needs saved for that.
+
+    Attributes:
+        backward: gradients of the outputs to gradients of the inputs.
+        forward: emits the operator and declares what is saved.
+        refuses: what of a node the rule does not cover ("mode reflect"), or None. Asked before
+            anything is emitted, so that nothing is differentiated wrongly or halfway.
+    """
 
     backward: Callable[[Backward], Gradients]
     forward: Callable[[Forward], tuple[ir.Value, ...]] = plain
+    refuses: Callable[[ir.Node], str | None] = anything
 
 
 def attribute(node: ir.Node, name: str, default: object = None) -> object:
@@ -141,6 +154,22 @@ def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> list[int
     """An integer-list attribute."""
     found = node.attributes.get_ints(name)
     return list(default) if found is None else list(found)
+
+
+def constant_operands(*indices: int) -> Callable[[ir.Node], str | None]:
+    """Refuses a node whose operands at ``indices`` are computed."""
+    def refuses(node: ir.Node) -> str | None:
+        given = [node.inputs[i] for i in indices if i < len(node.inputs)]
+        computed = [v.name for v in given if v is not None and v.const_value is None]
+        return f"computed {computed[0]}" if computed else None
+
+    return refuses
+
+
+def extra_outputs(node: ir.Node) -> str | None:
+    """Refuses a node of which more than the first output is read."""
+    read = [v.name for v in node.outputs[1:] if v.uses() or v.is_graph_output()]
+    return f"output {read[0]}" if read else None
 
 
 def sum_to(g: GraphBuilder, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from s2a_edge.pack.codecs import Codec
-from s2a_edge.pack.graph import GraphBuilder, nbytes_of, shape_of
+from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
 from s2a_edge.pack.precision import Precision
 
 # Nodes between two uses within which the decoded value is kept: about one attention block.
@@ -43,6 +43,16 @@ class SavedValue:
     stored_bytes: int
 
 
+def _form(kind: str) -> str:
+    """What a code of ``kind`` can be decoded to; one value may be wanted in several forms.
+
+    A derivative or a mask is no longer the value. All other kinds decode to the value itself, so
+    that whoever comes second shares the code of the first; only ``exact`` shares with none.
+    """
+    family = kind.partition(":")[0]
+    return kind if family in ("derivative", "mask", "index", "exact") else ""
+
+
 @dataclass
 class _Record:
     info: SavedValue
@@ -60,13 +70,13 @@ class SavedValues:
         self._records: dict[tuple[int, str], _Record] = {}
         # The ids above stay valid only while the values live.
         self._alive: list[ir.Value] = []
+        self._kept: dict[int, ir.Value] = {}
         self.recompute_leaves: set[int] = set()
         self.recomputations: dict[int, Callable[[], ir.Value]] = {}
 
     def declare(self, value: ir.Value, kind: str) -> tuple[int, str]:
         """Keeps ``value``; returns the key to recall it with."""
-        family = kind if kind.startswith("derivative") else ""
-        key = (id(value), family)
+        key = (id(value), _form(kind))
         if key in self._records:
             return key
         again = self.recomputations.get(id(value))
@@ -87,8 +97,10 @@ class SavedValues:
         stored = codec.encode(self._g, value)
         size = 0
         for part in stored:
-            part.metadata_props["s2a.kind"] = "saved"
-            size += nbytes_of(part)
+            part.metadata_props[KIND_KEY] = "saved"
+            if id(part) not in self._kept:  # uncompressed, two forms of a value are one tensor
+                self._kept[id(part)] = part
+                size += nbytes_of(part)
         info = SavedValue(value.name or "", self._g.module, kind, codec.name, codec.bits, shape,
                           size)
         return _Record(info, lambda: codec.decode(self._g, stored, shape))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, scalar
+from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, constant_operands, scalar
 
 # Smooth activations without attributes that change their derivative.
 SMOOTH = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Erf": "erf", "HardSwish": "hardswish",
@@ -82,7 +82,7 @@ RULES = {
     **{("", op): _smooth(fn) for op, fn in SMOOTH.items()},
     ("", "Gelu"): Rule(_times_derivative, _gelu_forward),
     ("", "Relu"): Rule(_times_derivative, _relu_forward),
-    ("", "Clip"): Rule(_times_derivative, _clip_forward),
+    ("", "Clip"): Rule(_times_derivative, _clip_forward, constant_operands(1, 2)),
     ("", "LeakyRelu"): Rule(_leaky_backward, _leaky_forward),
     ("", "HardSigmoid"): Rule(_hardsigmoid_backward, _hardsigmoid_forward),
 }

@@ -12,22 +12,18 @@ import onnx_ir as ir
 from s2a_edge.pack.graph import MICROSOFT, shape_of
 from s2a_edge.pack.rule import (
     Backward,
-    Forward,
     Gradients,
     Rule,
     int_attribute,
     ints_attribute,
+    is_constant,
     reshape,
 )
-from s2a_edge.spec.errors import UnsupportedOperatorError
 
 
-def _conv_forward(f: Forward) -> tuple[ir.Value, ...]:
-    if f.needs[1]:
-        raise UnsupportedOperatorError(
-            where=f"Conv {f.node.name}", expected="a frozen kernel",
-            got="a trainable one", todo="leave convolution kernels out of the trainables")
-    return f.emit()
+def _conv_refuses(node: ir.Node) -> str | None:
+    kernel = node.inputs[1]
+    return None if is_constant(kernel) else "a kernel that is not frozen"
 
 
 def conv_pads(node: ir.Node, in_shape: tuple[int, ...], kernel: tuple[int, ...],
@@ -115,8 +111,13 @@ def _conv_transpose_backward(b: Backward) -> Gradients:
     return grads
 
 
+def _conv_transpose_refuses(node: ir.Node) -> str | None:
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    return f"auto_pad {auto}" if auto.startswith("SAME") else _conv_refuses(node)
+
+
 RULES = {
-    ("", "Conv"): Rule(_conv_backward, _conv_forward),
-    ("", "ConvTranspose"): Rule(_conv_transpose_backward, _conv_forward),
+    ("", "Conv"): Rule(_conv_backward, refuses=_conv_refuses),
+    ("", "ConvTranspose"): Rule(_conv_transpose_backward, refuses=_conv_transpose_refuses),
     ("", "BatchNormalization"): Rule(_batch_norm_backward),
 }

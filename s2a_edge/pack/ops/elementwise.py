@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, scalar, sum_to
 
@@ -78,6 +79,13 @@ def _pow(b: Backward) -> Gradients:
     return [b.g.op("Mul", b.g.op("Mul", b.dy, scalar(b.g, p, b.dy)), power), None]
 
 
+def _pow_refuses(node: ir.Node) -> str | None:
+    x, power = node.inputs[0], node.inputs[1]
+    if x is None or power is None or power.const_value is None or power.const_value.size != 1:
+        return "an exponent that is no constant number"
+    return None if shape_of(x) == shape_of(node.outputs[0]) else "an exponent of a higher rank"
+
+
 def _save_output(f: Forward) -> tuple[ir.Value, ...]:
     outputs = f.emit()
     f.save("y", outputs[0], "activation")
@@ -106,7 +114,7 @@ RULES = {
     ("", "Div"): Rule(_div, _save_for_quotient),
     ("", "Neg"): Rule(_neg),
     ("", "Identity"): Rule(_same),
-    ("", "Pow"): Rule(_pow, _save_base),
+    ("", "Pow"): Rule(_pow, _save_base, _pow_refuses),
     ("", "Sqrt"): Rule(_sqrt, _save_output),
     ("", "Exp"): Rule(_exp, _save_output),
     ("", "Reciprocal"): Rule(_reciprocal, _save_output),

@@ -6,7 +6,15 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import dtype_of, shape_of
-from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, sum_to
+from s2a_edge.pack.rule import (
+    Backward,
+    Forward,
+    Gradients,
+    Rule,
+    extra_outputs,
+    int_attribute,
+    sum_to,
+)
 
 
 def _layer_norm_forward(f: Forward) -> tuple[ir.Value, ...]:
@@ -67,6 +75,6 @@ def _softmax_backward(b: Backward) -> Gradients:
 
 
 RULES = {
-    ("", "LayerNormalization"): Rule(_layer_norm_backward, _layer_norm_forward),
+    ("", "LayerNormalization"): Rule(_layer_norm_backward, _layer_norm_forward, extra_outputs),
     ("", "Softmax"): Rule(_softmax_backward, _softmax_forward),
 }

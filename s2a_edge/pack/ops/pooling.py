@@ -15,6 +15,7 @@ from s2a_edge.pack.rule import (
     Forward,
     Gradients,
     Rule,
+    extra_outputs,
     int_attribute,
     ints_attribute,
     scalar,
@@ -145,7 +146,12 @@ def _counts(b: Backward, kernel: list[int], strides: list[int], begin: list[int]
     return 1.0 / total
 
 
+def _refuses(node: ir.Node) -> str | None:
+    dilations = ints_attribute(node, "dilations", [1])
+    return f"dilations {dilations}" if set(dilations) != {1} else extra_outputs(node)
+
+
 RULES = {
-    ("", "MaxPool"): Rule(_max_pool_backward, _max_pool_forward),
-    ("", "AveragePool"): Rule(_average_pool_backward),
+    ("", "MaxPool"): Rule(_max_pool_backward, _max_pool_forward, _refuses),
+    ("", "AveragePool"): Rule(_average_pool_backward, refuses=_refuses),
 }

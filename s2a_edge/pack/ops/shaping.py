@@ -10,6 +10,7 @@ from s2a_edge.pack.rule import (
     Backward,
     Gradients,
     Rule,
+    constant_operands,
     int_attribute,
     ints_attribute,
     reshape,
@@ -134,6 +135,16 @@ def _pad(b: Backward) -> Gradients:
     return [dx, *[None] * (len(b.needs) - 1)]
 
 
+def _pad_refuses(node: ir.Node) -> str | None:
+    mode = node.attributes.get_string("mode", "constant")
+    pads = node.inputs[1]
+    if mode != "constant":
+        return f"mode {mode}"
+    if pads is None or pads.const_value is None:
+        return "computed pads"
+    return "negative pads" if bool((pads.const_value.numpy() < 0).any()) else None
+
+
 RULES = {
     ("", "Reshape"): Rule(_like_input),
     ("", "Flatten"): Rule(_like_input),
@@ -143,7 +154,7 @@ RULES = {
     ("", "Expand"): Rule(_expand),
     ("", "Concat"): Rule(_concat),
     ("", "Split"): Rule(_split),
-    ("", "Slice"): Rule(_slice),
-    ("", "Gather"): Rule(_gather),
-    ("", "Pad"): Rule(_pad),
+    ("", "Slice"): Rule(_slice, refuses=constant_operands(1, 2, 3, 4)),
+    ("", "Gather"): Rule(_gather, refuses=constant_operands(1)),
+    ("", "Pad"): Rule(_pad, refuses=_pad_refuses),
 }
