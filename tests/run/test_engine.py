@@ -10,11 +10,15 @@ import pytest
 from s2a_edge.run.device_tensor import DeviceTensor
 from s2a_edge.run.engine import Engine, require_compatible, require_runtime, runtime_version
 from s2a_edge.run.graph import Graph
+from s2a_edge.run.trainer import SESSION_SLACK_BYTES
+from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
 from tests.run.toy_bundle import ARENA_BYTES, toy_samples, write_toy_bundle
 from tests.run.toy_graphs import ToySize
 
+# What a Trainer gives a toy bundle: before onnxruntime 1.23 a process has one limit for good.
+LIMIT_BYTES = ARENA_BYTES + SESSION_SLACK_BYTES
 CAN_REPLACE_ARENA = runtime_version(onnxruntime.__version__) >= (1, 23)
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -39,7 +43,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tensor_bound_as_input_and_output_is_updated_in_place(toy: Path) -> None:
-    graph, tensors = bound(Engine(arena_limit_bytes=ARENA_BYTES), toy / "train_b2.onnx")
+    graph, tensors = bound(Engine(arena_limit_bytes=LIMIT_BYTES), toy / "train_b2.onnx")
     x, labels = toy_samples(2)
     tensors["x"].write(x)
     tensors["target"].write(np.eye(3)[labels])
@@ -54,41 +58,43 @@ def test_a_tensor_bound_as_input_and_output_is_updated_in_place(toy: Path) -> No
 def test_an_exhausted_arena_is_a_budget_error_and_the_engine_stays_usable(
     toy: Path, wide: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    engine = Engine(arena_limit_bytes=ARENA_BYTES)
+    # onnxruntime 1.19 copies weights into the arena unless they are shared.
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES, weights=Bundle.open(wide).weights())
     graph, _ = bound(engine, wide / "train_b2.onnx")
     for _ in range(2):
         with pytest.raises(BudgetError, match=r"train_b2: node .toy/.*bytes asked for") as caught:
             graph.run()
         assert caught.value.exit_code == 3
         assert caught.value.missing_bytes > 0
-    small, _ = bound(engine, toy / "train_b2.onnx")
+    small, _ = bound(Engine(arena_limit_bytes=LIMIT_BYTES), toy / "train_b2.onnx")
     small.run()
     assert capfd.readouterr().err == ""  # one clear line is the caller's; the runtime says none
 
 
 def test_every_engine_of_a_process_with_the_same_limit_shares_the_arena(toy: Path) -> None:
     for _ in range(2):
-        graph, _ = bound(Engine(arena_limit_bytes=ARENA_BYTES), toy / "eval.onnx")
+        graph, _ = bound(Engine(arena_limit_bytes=LIMIT_BYTES), toy / "eval.onnx")
         graph.run()
 
 
 @pytest.mark.skipif(not CAN_REPLACE_ARENA, reason="onnxruntime before 1.23 keeps its arena")
 def test_a_new_limit_holds_for_new_sessions_only(toy: Path, wide: Path) -> None:
-    before, _ = bound(Engine(arena_limit_bytes=ARENA_BYTES), toy / "train_b2.onnx")
-    tight, _ = bound(Engine(arena_limit_bytes=256), toy / "train_b2.onnx")
+    before, _ = bound(Engine(arena_limit_bytes=LIMIT_BYTES), toy / "train_b2.onnx")
+    weights = Bundle.open(wide).weights()
+    tight, _ = bound(Engine(arena_limit_bytes=2**20, weights=weights), wide / "train_b2.onnx")
     large, _ = bound(Engine(arena_limit_bytes=64 * 2**20), wide / "train_b2.onnx")
     large.run()
     before.run()
     with pytest.raises(BudgetError):
         tight.run()
-    Engine(arena_limit_bytes=ARENA_BYTES)
+    Engine(arena_limit_bytes=LIMIT_BYTES)
 
 
 @pytest.mark.skipif(CAN_REPLACE_ARENA, reason="onnxruntime from 1.23 on can replace its arena")
 def test_another_limit_in_the_same_process_is_refused() -> None:
-    Engine(arena_limit_bytes=ARENA_BYTES)
+    Engine(arena_limit_bytes=LIMIT_BYTES)
     with pytest.raises(InternalError, match="already has one"):
-        Engine(arena_limit_bytes=2 * ARENA_BYTES)
+        Engine(arena_limit_bytes=2 * LIMIT_BYTES)
 
 
 def test_without_a_limit_no_arena_is_registered(wide: Path) -> None:
@@ -97,7 +103,7 @@ def test_without_a_limit_no_arena_is_registered(wide: Path) -> None:
 
 
 def test_another_thread_can_end_a_run(toy: Path) -> None:
-    engine = Engine(arena_limit_bytes=ARENA_BYTES)
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES)
     graph, _ = bound(engine, toy / "train_b2.onnx")
     reason = BudgetError(where="watcher", expected="less", got="more", todo="stop")
     thread = threading.Thread(target=engine.control.terminate, args=(reason,))
@@ -111,7 +117,7 @@ def test_another_thread_can_end_a_run(toy: Path) -> None:
 
 def test_weights_are_shared_and_not_copied(toy: Path) -> None:
     weight = np.zeros((6, 5), np.float32)
-    engine = Engine(arena_limit_bytes=ARENA_BYTES, weights={"backbone.weight": weight})
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES, weights={"backbone.weight": weight})
     graph, tensors = bound(engine, toy / "eval.onnx")
     tensors["x"].write(1)
     tensors["param.head.weight"].write(1)
@@ -128,11 +134,11 @@ def test_what_is_no_graph_is_a_bundle_error(tmp_path: Path, content: bytes | Non
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(BundleError, match=r"train_b2\.onnx"):
-        Engine(arena_limit_bytes=ARENA_BYTES).load(path)
+        Engine(arena_limit_bytes=LIMIT_BYTES).load(path)
 
 
 def test_missing_unknown_and_misshapen_ports_are_named(toy: Path) -> None:
-    engine = Engine(arena_limit_bytes=ARENA_BYTES)
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES)
     graph = engine.load(toy / "eval.onnx")
     inputs = {n: engine.tensor(p.shape) for n, p in graph.inputs.items()}
     logits = {"logits": engine.tensor((4, 3))}
