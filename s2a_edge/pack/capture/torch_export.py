@@ -59,13 +59,19 @@ def export_graphs(module: torch.nn.Module, sample: Sample, where: str, wrapped_a
         SourceError: if torch cannot export the module.
     """
     shapes = {name: shape for name, (shape, _) in sample.items()}
-    try:
+    template: ir.Model | None = None
+    with contextlib.suppress(*_export_errors()):
         template = _export(module, sample, batch=2, open_batch=True)
-    except _export_errors():
+    # torch falls back to a fixed batch without a word where it cannot keep it open.
+    if template is None or not all(_is_open(v) for v in template.graph.inputs):
         return lambda batch: with_input_shapes(
             _checked_export(module, sample, batch, where, wrapped_as), shapes, batch)
     _rename(template, list(sample), wrapped_as)
     return lambda batch: with_input_shapes(template, shapes, batch)
+
+
+def _is_open(value: ir.Value) -> bool:
+    return value.shape is not None and not isinstance(value.shape[0], int)
 
 
 def _checked_export(module: torch.nn.Module, sample: Sample, batch: int, where: str,

@@ -35,38 +35,30 @@ def own_parameters(graph: ir.Graph) -> None:
     offset); a larger shared one (tied weights) stays shared. The data is shared by all copies.
     """
     taken = set(graph.initializers) | {v.name for n in graph for v in n.outputs if v.name}
-    claimed: set[ir.Value] = set()
+    kept: set[ir.Value] = set()
+    shared = {v for v in graph.initializers.values()
+              if len(v.uses()) > 1 and len(shape_of(v)) == 1}
     for node in graph:
         for index, suffix in _ROLES.get(node.op_type, {}).items():
             value = node.inputs[index] if index < len(node.inputs) else None
-            if value is None or not _is_parameter(value):
-                continue
-            vector = len(shape_of(value)) == 1
-            if not vector and node.op_type in _VECTORS_ONLY:
+            if value is None or not _is_parameter(value, node):
                 continue
             wanted = f"{module_of(node)}.{suffix}"
-            shared = len(value.uses()) > 1 and vector
-            if shared and (value in claimed or not _belongs(value, node)):
+            if value in shared and (value in kept or value.name != wanted):
                 node.replace_input_with(index, _copy(graph, value, _free(wanted, taken)))
-            elif value not in claimed and is_anonymous(str(value.name)):
-                taken.discard(str(value.name))
-                _rename(graph, value, _free(wanted, taken))
-            claimed.add(value)
+                continue
+            if value not in kept and is_anonymous(str(value.name)):
+                value.name = _free(wanted, taken)
+            kept.add(value)
     for value in [v for v in graph.initializers.values() if not v.uses()]:
         del graph.initializers[str(value.name)]
 
 
-def _is_parameter(value: ir.Value) -> bool:
+def _is_parameter(value: ir.Value, node: ir.Node) -> bool:
+    vectors_only = node.op_type in _VECTORS_ONLY
     return (value.const_value is not None and value.dtype == ir.DataType.FLOAT
-            and value.const_value.size > 1)
-
-
-def _belongs(value: ir.Value, node: ir.Node) -> bool:
-    """Whether the shared constant is named after this node's module, or after nobody's."""
-    stem = str(value.name).rpartition(".")[0]
-    if not stem or stem == module_of(node):
-        return True
-    return all(module_of(use.node) != stem for use in value.uses())
+            and value.const_value.size > 1
+            and not (vectors_only and len(shape_of(value)) != 1))
 
 
 def _free(wanted: str, taken: set[str]) -> str:
@@ -86,8 +78,3 @@ def _copy(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
                     const_value=ir.tensor(tensor.numpy(), name=name))
     graph.register_initializer(copy)
     return copy
-
-
-def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    if name != value.name:
-        value.name = name
