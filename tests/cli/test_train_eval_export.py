@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,22 @@ def test_budget_that_is_too_small_is_3(place: Path) -> None:
     assert error["missing_bytes"] > 0
     assert done.stderr.count("\n") == 1
     assert not (place / "small").exists()
+
+
+def test_interrupted_it_saves_and_exits_as_a_shell_expects(place: Path) -> None:
+    data = ("--data", place / "train.npz", "--out", place / "interrupted", "--epochs", 100_000)
+    command = [sys.executable, "-m", "s2a_edge", "train", place / "toy", *data]
+    with subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stderr is not None
+        while not training.stderr.readline().startswith("training 2/"):
+            assert training.poll() is None
+        training.send_signal(signal.SIGINT)
+        shown, _ = training.communicate(timeout=60)
+    assert training.returncode == 128 + signal.SIGINT
+    assert "stopped by SIGINT; continue with --resume" in shown
+    assert (place / "interrupted" / "last.safetensors").is_file()
 
 
 def test_eval_of_a_run_and_of_the_bundle(place: Path) -> None:
