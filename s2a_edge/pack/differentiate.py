@@ -25,6 +25,7 @@ from s2a_edge.pack.graph import (
 )
 from s2a_edge.pack.loss import cross_entropy
 from s2a_edge.pack.ops import RULES
+from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues
@@ -128,7 +129,8 @@ def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]
     For checking rules one by one; float32 or float64. Every floating-point input is
     differentiated for.
     """
-    names = {v.name for node in nodes for v in node.outputs if v.name}
+    names = {name for node in nodes
+             for name in (node.name, *(v.name for v in (*node.inputs, *node.outputs) if v)) if name}
     wrt = [v for v in inputs if v.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)]
     work = _Differentiator(nodes, inputs, wrt, outputs, names, precision)
     work.forward()
@@ -171,6 +173,7 @@ class _Environment:
             assert value.const_value is not None, f"{value.name} is used before it is made"
             copy = ir.Value(name=value.name, type=value.type, shape=value.shape,
                             const_value=value.const_value)
+            assert value.name not in self.g.initializers, f"two tensors named {value.name}"
             self.g.initializers[value.name or ""] = copy
             self._map[value] = copy
         return self._map[value]
@@ -260,7 +263,7 @@ class _Differentiator:
         product = chain[0]
         made: dict[ir.Value, ir.Value] = {}
         for value in product.inputs:
-            if value is not None and value.const_value is None:
+            if value is not None and not at_hand(value):
                 made[value] = self.saved.recall((id(self.env.enter(value)), ""))
         outputs: tuple[ir.Value, ...] = ()
         for node in chain:
