@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
 from s2a_edge.spec.errors import DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
+from s2a_edge.spec.units import MIB
 
 MIN_ONNXRUNTIME = "1.19"
 INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
@@ -128,6 +129,23 @@ class Engine:
         if self.arena_limit_bytes is not None:
             options["gpu_mem_limit"] = str(self.arena_limit_bytes)
         return [("CUDAExecutionProvider", options)]
+
+
+def constants_in_arena_bytes(graphs: Iterable[Path], provider: Provider = "cpu") -> int:
+    """What the constants inside graph files take from the arena, at most; whole MiB.
+
+    Up to onnxruntime 1.22 a session keeps its initializers in the CPU's arena, from 1.23 on beside
+    it; on CUDA they are always in its arena. Plans leave them out. A file is larger than the
+    constants it holds.
+
+    Args:
+        graphs: files of all sessions that share the arena.
+        provider: whose arena.
+    """
+    if provider == "cpu" and runtime_version(ort.__version__) >= (1, 23):
+        return 0
+    files_bytes = sum(path.stat().st_size for path in graphs)
+    return -(-files_bytes // MIB) * MIB
 
 
 def require_runtime(provider: Provider) -> None:

@@ -12,7 +12,7 @@ from s2a_edge.run.bundle_identity import bundle_identity
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet, open_data
 from s2a_edge.run.device_tensor import Array, Provider
-from s2a_edge.run.engine import Engine, require_compatible
+from s2a_edge.run.engine import Engine, constants_in_arena_bytes, require_compatible
 from s2a_edge.run.evaluate import Evaluation, Evaluator
 from s2a_edge.run.export import export
 from s2a_edge.run.fit import Fit, FitPlan, Position
@@ -78,15 +78,12 @@ class Trainer:
             manifest, budget_bytes, micro_batch, self._setting
         )
         self.micro_batch = self.requirement.micro_batch
-        weights = self.bundle.weights() if provider == "cpu" else {}
-        copied_bytes = 0 if provider == "cpu" else self.requirement.of_kind(LineKind.WEIGHTS)
-        # A CUDA session's copy of the weights lies in its arena.
-        self._arena_limit_bytes = self.requirement.arena_bytes + copied_bytes + SESSION_SLACK_BYTES
+        self._arena_limit_bytes = self._arena_limit(provider)
         self._engine = Engine(
             arena_limit_bytes=self._arena_limit_bytes,
             provider=provider,
             threads=threads,
-            weights=weights,
+            weights=self.bundle.weights() if provider == "cpu" else None,
         )
         self._guard = MemoryGuard(
             budget_bytes,
@@ -288,6 +285,17 @@ class Trainer:
             )
         self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
+
+    def _arena_limit(self, provider: Provider) -> int:
+        """The plan's arena, and what this runtime keeps there besides."""
+        graphs = self.bundle.manifest.graphs
+        train = next(g for g in graphs.train if g.batch == self.micro_batch)
+        files = [self.bundle.path / g.file for g in (graphs.eval, graphs.optimizer, train)]
+        # A CUDA session's copy of the weights lies in its arena.
+        weights_bytes = 0 if provider == "cpu" else self.requirement.of_kind(LineKind.WEIGHTS)
+        constants_bytes = constants_in_arena_bytes(files, provider)
+        planned_bytes = self.requirement.arena_bytes
+        return planned_bytes + constants_bytes + weights_bytes + SESSION_SLACK_BYTES
 
     @cached_property
     def _train(self) -> TrainStep:
