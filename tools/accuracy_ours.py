@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,9 +37,12 @@ def train(task: Task) -> Outcome:
         report.tell(f"epoch {at.epoch} of {at.epochs}, step", at.step, at.steps)
 
     with tempfile.TemporaryDirectory(prefix="accuracy-") as folder:
-        trainer.fit(data, epochs=task.epochs, lr=task.lr, out=folder,
-                    weight_decay=task.weight_decay, warmup_epochs=task.warmup_epochs,
-                    label_smoothing=task.label_smoothing, on_progress=on_progress)
+        done = trainer.fit(
+            data, epochs=task.epochs, lr=task.lr, out=folder, weight_decay=task.weight_decay,
+            warmup_epochs=task.warmup_epochs, label_smoothing=task.label_smoothing,
+            on_progress=on_progress)
+        if done.stopped_by is not None:
+            sys.exit(f"error: stopped by {done.stopped_by}")
         metrics = _metrics(Path(folder) / METRICS_NAME)
     start_s = time.monotonic()
     evaluation = trainer.evaluate(test)
