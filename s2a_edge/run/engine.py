@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
+from s2a_edge.run.inline_tensors import inline_tensors
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
 from s2a_edge.spec.errors import DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
@@ -26,6 +27,8 @@ from s2a_edge.spec.units import MIB
 MIN_ONNXRUNTIME = "1.19"
 INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
 MAX_DEAD_BYTES_PER_CHUNK = 1024  # split a chunk rather than waste more than this
+# Versions before this one put copies of a graph's inline constants into the arena.
+CONSTANTS_OUTSIDE_ARENA = "1.24"
 
 # One arena can be registered per process and provider; this is the limit it was given.
 _registered_limit_bytes: int | None = None
@@ -80,7 +83,8 @@ class Engine:
             DeviceError: the provider could not be started.
         """
         options = self._session_options()
-        for name, value in self._weights.items():
+        given = {**self._constants(path), **self._weights}
+        for name, value in given.items():
             options.add_initializer(name, value)
         try:
             session = ort.InferenceSession(str(path), options, providers=self._providers())
@@ -93,11 +97,19 @@ class Engine:
                 got="onnxruntime fell back to the CPU",
                 todo="check that the installed onnxruntime-gpu fits this CUDA and cuDNN",
             )
-        return Graph(path.stem, session, self.control)
+        return Graph(path.stem, session, self.control, kept=given)
 
     def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
         """A zeroed tensor where the engine's graphs can use it in place."""
         return DeviceTensor(shape, dtype, self.provider)
+
+    def _constants(self, path: Path) -> dict[str, Any]:
+        """A graph's inline initializers where the runtime would copy them into the arena."""
+        version = runtime_version(ort.__version__)
+        if self.provider != "cpu" or version >= runtime_version(CONSTANTS_OUTSIDE_ARENA):
+            return {}
+        tensors = inline_tensors(path)
+        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in tensors.items()}
 
     def _session_options(self) -> Any:
         options = ort.SessionOptions()
@@ -134,15 +146,15 @@ class Engine:
 def constants_in_arena_bytes(graphs: Iterable[Path], provider: Provider = "cpu") -> int:
     """What the constants inside graph files take from the arena, at most; whole MiB.
 
-    Up to onnxruntime 1.22 a session keeps its initializers in the CPU's arena, from 1.23 on beside
-    it; on CUDA they are always in its arena. Plans leave them out. A file is larger than the
-    constants it holds.
+    On CUDA a session copies them into its arena, which plans leave out; a file is larger than the
+    constants it holds. On the CPU they are beside the arena in every version: where they would not
+    be, :meth:`Engine.load` hands them over from outside.
 
     Args:
         graphs: files of all sessions that share the arena.
         provider: whose arena.
     """
-    if provider == "cpu" and runtime_version(ort.__version__) >= (1, 23):
+    if provider == "cpu":
         return 0
     files_bytes = sum(path.stat().st_size for path in graphs)
     return -(-files_bytes // MIB) * MIB

@@ -64,16 +64,20 @@ class Graph:
         name: for messages, the file's stem.
         session: an ``onnxruntime.InferenceSession``.
         control: shared by all graphs of an engine; can end a run.
+        kept: initializers that the session was given; it only points at their memory.
 
     Raises:
         BundleError: a port has a dynamic shape or a type this runtime does not feed.
     """
 
-    def __init__(self, name: str, session: Any, control: RunControl) -> None:
+    def __init__(
+        self, name: str, session: Any, control: RunControl, *, kept: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = name
         self.inputs = {port.name: port for port in _ports(name, session.get_inputs())}
         self.outputs = {port.name: port for port in _ports(name, session.get_outputs())}
         self._session = session
+        self._kept = kept
         self._control = control
         self._binding: Any = session.io_binding()
         self._bound: dict[str, DeviceTensor] = {}

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from s2a_edge.run.device_tensor import Array, DeviceTensor
-from s2a_edge.run.engine import Engine, constants_in_arena_bytes, runtime_name
+from s2a_edge.run.engine import Engine, runtime_name
 from s2a_edge.run.graph import Graph, Port
 from s2a_edge.run.mapped_files import resident_bytes
 from s2a_edge.run.process_memory import read_memory, reset_peak
@@ -140,10 +140,7 @@ def rehearse(request: Request) -> dict[str, object]:
 def _measure(request: Request, measured: Measurement) -> None:
     before = read_memory()
     measured.runtime_base_bytes = before.rss_bytes
-    limit_bytes = request.arena_bytes
-    if limit_bytes is not None and request.graph.is_file():
-        limit_bytes += constants_in_arena_bytes([request.graph])
-    engine = Engine(arena_limit_bytes=limit_bytes, threads=request.threads)
+    engine = Engine(arena_limit_bytes=request.arena_bytes, threads=request.threads)
     graph = engine.load(request.graph)
     session_bytes = read_memory().anon_bytes - before.anon_bytes
     measured.session_bytes = max(0, session_bytes)

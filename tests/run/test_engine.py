@@ -14,13 +14,12 @@ from s2a_edge.run.trainer import SESSION_SLACK_BYTES
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
-from s2a_edge.spec.units import MIB
 from tests.run.toy_bundle import ARENA_BYTES, toy_samples, write_toy_bundle
 from tests.run.toy_graphs import ToySize
 
 # What a Trainer gives a toy bundle: before onnxruntime 1.23 a process has one limit for good.
 CAN_REPLACE_ARENA = runtime_version(onnxruntime.__version__) >= (1, 23)
-LIMIT_BYTES = ARENA_BYTES + SESSION_SLACK_BYTES + (0 if CAN_REPLACE_ARENA else MIB)
+LIMIT_BYTES = ARENA_BYTES + SESSION_SLACK_BYTES
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
