@@ -61,6 +61,11 @@ def _is_no_op(node: ir.Node) -> bool:
         return not mask and (training is None or scalar_of(training) == 0)
     if node.op_type in ("Cast", "Expand", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Tile"):
         return same
+    if node.op_type == "Pad":
+        return _is_filled_with(node.inputs[1], 0)
+    if node.op_type == "Slice":  # the shape alone would not tell a reversal
+        steps = node.inputs[4] if len(node.inputs) > 4 else None
+        return same and (steps is None or _is_filled_with(steps, 1))
     if node.op_type == "Transpose":
         perm = node.attributes.get_ints("perm")
         return perm is not None and list(perm) == sorted(perm)
@@ -87,7 +92,7 @@ def _is_neutral(node: ir.Node) -> bool:
                for x, c in pairs)
 
 
-def _is_filled_with(value: ir.Value, number: float) -> bool:
+def _is_filled_with(value: ir.Value | None, number: float) -> bool:
     array = array_of(value)
     return array is not None and bool((array == number).all())
 
