@@ -17,6 +17,7 @@ from s2a_edge.pack.graph import CONSTANT_KEY, MICROSOFT, OPSET
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import WeightEntry
+from s2a_edge.spec.storage import storage_errors
 
 WEIGHTS_NAME = "weights.bin"
 # Below this a tensor is a constant of the graph rather than a weight worth a page of its own.
@@ -71,6 +72,9 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
         weights: what ``weights.bin`` holds.
         path: the file to write, beside ``weights.bin``.
         skeleton: leave weights and ``param.*`` out altogether (``infer.onnx``: export adds them).
+
+    Raises:
+        StorageError: if the disk refuses.
     """
     graph = model.graph
     used = tuple(name for name, value in graph.initializers.items() if is_weight(value))
@@ -98,7 +102,8 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    path.write_bytes(proto.SerializeToString())
+    with storage_errors(path, "to write a graph"):
+        path.write_bytes(proto.SerializeToString())
     return used
 
 
@@ -112,11 +117,13 @@ def check_emitted(model: ir.Model) -> None:
         InternalError: naming the node.
     """
     made: set[ir.Value] = {*model.graph.inputs, *model.graph.initializers.values()}
-    names: set[str] = set()
+    nodes: set[str | None] = {None, ""}
+    values = {v.name for v in made}
     written: set[str] = set()
     for node in model.graph:
         problem = None
-        if node.name in names:
+        outputs = [v.name for v in node.outputs if v.name]
+        if node.name in nodes or not values.isdisjoint(outputs):
             problem = "a name of its own"
         elif node.op_type in ("Shape", "Size") or node.domain not in ("", MICROSOFT):
             problem = f"operators of opset {OPSET} that run in file order"
@@ -127,7 +134,8 @@ def check_emitted(model: ir.Model) -> None:
         if problem:
             raise InternalError(where=f"{node.op_type} {node.name}", expected=problem, got="none",
                                 todo="report this")
-        names.add(node.name or "")
+        nodes.add(node.name)
+        values.update(outputs)
         made.update(node.outputs)
         written.update(v.name.replace("_out.", ".", 1) for v in node.outputs
                        if v.name and v.is_graph_output() and "_out." in v.name)
