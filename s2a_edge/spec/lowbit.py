@@ -48,7 +48,8 @@ def pack_codes(codes: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
     padded[: flat.size] = flat
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
     shifted = padded.reshape(-1, per_byte) << shifts
-    return np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1)
+    return packed
 
 
 def unpack_codes(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:

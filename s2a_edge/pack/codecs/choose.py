@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from s2a_edge.pack.codecs.activations import DERIVATIVES
-from s2a_edge.pack.codecs.codec import Codec, Shape
-from s2a_edge.pack.codecs.derivative import DerivativeCodec
-from s2a_edge.pack.codecs.group import SymmetricGroupCodec
+from s2a_edge.pack.codecs.codec import Array, Codec, Shape
+from s2a_edge.pack.codecs.derivative import COMPANDERS, DerivativeCodec
+from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
 from s2a_edge.pack.codecs.index import IndexCodec
 from s2a_edge.pack.codecs.mask import MaskCodec
 from s2a_edge.pack.codecs.plain import HalfCodec, KeepCodec
@@ -13,47 +12,67 @@ from s2a_edge.pack.codecs.probability import ProbabilityCodec
 from s2a_edge.pack.codecs.row import RowCodec
 from s2a_edge.spec.errors import InternalError
 
-_MASKS = {
+MASKS = {
     "relu": MaskCodec(),
     "relu6": MaskCodec(high=6.0, name="mask1_relu6"),
     "hardsigmoid": MaskCodec(low=-3.0, high=3.0, inside=1.0 / 6.0, name="mask1_hardsigmoid"),
 }
 
 
-def codec_for(kind: str, bits: int, shape: Shape) -> Codec:
+def codec_for(kind: str, bits: int, shape: Shape, samples: Array | None = None) -> Codec:
     """The codec for a saved value.
 
     Args:
-        kind: ``derivative:<fn>``, ``mask``, ``mask:relu6``, ``normalized``, ``probability``,
+        kind: ``derivative:<fn>`` (fn as in ``activations.DERIVATIVES``; ``encode`` takes the
+            pre-activation), ``mask``, ``mask:relu6``, ``normalized``, ``probability``,
             ``activation`` or ``index``.
-        bits: 1, 2, 4, 8, 16 or 32; masks are always 1 bit, whatever is asked for.
+        bits: 2, 4, 8, or for other kinds than derivatives 16 and 32. Masks always take 1 bit,
+            indices the least of 1, 2, 4 and 8 that is enough.
         shape: of the value.
+        samples: pre-activations of the model at hand, float32 of any shape, that the levels of a
+            derivative are fitted to.
 
     Raises:
         InternalError: if there is no such codec.
     """
-    base, _, detail = kind.partition(":")
-    if base == "mask":
-        return _MASKS[detail or "relu"]
-    if base == "derivative" and detail in _MASKS:
-        return _MASKS[detail]
-    if base == "derivative" and detail in DERIVATIVES and bits in (1, 2, 4, 8):
-        return DerivativeCodec(detail, bits)
-    if base == "index" and bits <= 8:
-        return IndexCodec(next(width for width in (1, 2, 4, 8) if width >= bits))
-    if base in ("normalized", "activation", "probability", "index"):
-        if bits == 32:
-            return KeepCodec()
-        if bits == 16:
-            return HalfCodec()
-        if base == "probability" and bits in (2, 4, 8):
-            return ProbabilityCodec(bits)
-        if bits == 8:
-            return RowCodec()
-        if bits in (2, 4):
-            return SymmetricGroupCodec(bits)
-    raise InternalError(where=f"codec for {kind}", expected="a kind and bits with a codec",
-                        got=f"{bits} bits", todo="report this")
+    family, _, detail = kind.partition(":")
+    codec: Codec | None = None
+    if family == "mask":
+        codec = MASKS.get(detail or "relu")
+    elif family == "derivative":
+        codec = _derivative(detail, bits, samples)
+    elif family == "index":
+        codec = next((IndexCodec(width) for width in (1, 2, 4, 8) if width >= bits), None)
+    elif family in ("normalized", "probability", "activation"):
+        codec = _value(family, bits)
+    if codec is None:
+        raise InternalError(where=f"codec for {kind} {list(shape)}",
+                            expected="a kind and bits with a codec", got=f"{bits} bits",
+                            todo="report this")
+    return codec
 
 
-__all__ = ["codec_for"]
+def _derivative(function: str, bits: int, samples: Array | None) -> Codec | None:
+    if function in MASKS:
+        return MASKS[function]
+    if function not in COMPANDERS or bits not in (2, 4, 8):
+        return None
+    codec = DerivativeCodec(function, bits)
+    return codec if samples is None else codec.fit(samples)
+
+
+def _value(family: str, bits: int) -> Codec | None:
+    if bits == 32:
+        return KeepCodec()
+    if bits == 16:
+        return HalfCodec()
+    if family == "probability":
+        return ProbabilityCodec(bits) if bits in (2, 4, 8) else None
+    if bits == 8:
+        return RowCodec()
+    if bits in (2, 4):
+        return SymmetricCodec(bits) if family == "normalized" else AsymmetricCodec(bits)
+    return None
+
+
+__all__ = ["MASKS", "codec_for"]

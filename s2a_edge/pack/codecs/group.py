@@ -1,4 +1,4 @@
-"""Four and two bits with one scale per small group: LayerNorm's x-hat, q, k, v, anything else."""
+"""Four and two bits with one scale per group: LayerNorm's x-hat, q, k, v and anything else."""
 
 from __future__ import annotations
 
@@ -7,38 +7,43 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.codecs.codec import Array, Shape, count_of
+from s2a_edge.pack.codecs.codec import Array, Shape
 from s2a_edge.pack.codecs.scales import (
-    group_size,
-    largest,
+    TINY,
+    Grouping,
+    extremes,
+    load_bfloat16,
+    magnitude,
     reference_scale,
-    rows_of,
-    stored_scale,
+    store_bfloat16,
+    store_scale,
 )
-from s2a_edge.pack.codecs.words import (
-    flatten,
-    lookup_words,
-    pack_words,
-    round_to_codes,
-    unflatten,
-    words_bytes,
-)
+from s2a_edge.pack.codecs.words import lookup_words, pack_words, round_to_codes, words_bytes
 from s2a_edge.pack.graph import GraphBuilder, shape_of
-from s2a_edge.spec.lowbit import SCALE_BYTES
+from s2a_edge.spec.lowbit import SCALE_BYTES, round_to_bfloat16
+
+# Two bits: where the outermost of four levels lies, relative to the group's farthest element. Few
+# elements of a group of tokens are near the farthest; measured on a ViT-S/14 (bench_codecs.py).
+_OUTER_LEVEL_2 = 0.8
+_OUTER_LEVEL_2_SYMMETRIC = 0.6
+# Where a group is nearly constant, the step is bounded below in units of its centre, so that
+# x / step stays exact enough to subtract from.
+_LEAST_STEP = 2.0**-16
 
 
 @dataclass(frozen=True)
-class SymmetricGroupCodec:
-    """Levels -L..L (L = 2**(width-1) - 1) times the group's scale; zero is exact.
+class SymmetricCodec:
+    """Multiples of the group's scale, for values around zero.
 
-    Groups are neighbours in C order: [N] -> [N / 32, 32].
+    4 bits: -7..7 times max|x| / 7; zero is exact, error at most max|x| / 14.
+    2 bits: the levels -3, -1, 1, 3 times max|x| / 5; error at most 0.4 max|x|.
     """
 
     width: int
 
     @property
     def name(self) -> str:
-        """``symmetric4``, ..."""
+        """``symmetric4``, ``symmetric2``."""
         return f"symmetric{self.width}"
 
     @property
@@ -47,42 +52,129 @@ class SymmetricGroupCodec:
         return float(self.width)
 
     @property
-    def _limit(self) -> int:
-        return (1 << (self.width - 1)) - 1
+    def _offset(self) -> float:
+        """The code of zero: halfway between two levels at 2 bits."""
+        return 8.0 if self.width == 4 else 1.5
+
+    @property
+    def _factor(self) -> float:
+        """Step over largest magnitude."""
+        return 1 / 7 if self.width == 4 else _OUTER_LEVEL_2_SYMMETRIC / 1.5
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
-        """(words, scales bfloat16 [G, 1])."""
-        size = group_size(count_of(shape_of(x)))
-        rows = g.op("Reshape", flatten(g, x, size), g.constant([-1, size]))
-        stored, scale = stored_scale(g, largest(g, rows), self._limit)
-        units = g.op("Mul", rows, g.op("Reciprocal", scale))
-        codes = round_to_codes(g, units, 1.0, self._limit + 1)
+        """(words, scales bfloat16 [outer, 1, inner])."""
+        groups = Grouping.of(shape_of(x)).view(g, x)
+        stored, scale = store_scale(g, magnitude(g, groups), self._factor)
+        units = g.op("Mul", groups, g.op("Reciprocal", scale))
+        if self.width == 2:
+            units = g.op("Add", units, g.constant(self._offset))
+            units = g.op("Clip", units, g.constant(0.0), g.constant(3.0))
+        codes = round_to_codes(g, units, 1.0, int(self._offset) if self.width == 4 else 0)
         return pack_words(g, codes, self.width), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times scale."""
-        size = group_size(count_of(shape))
-        levels = np.arange(1 << self.width, dtype=np.float32) - (self._limit + 1)
-        units = lookup_words(g, stored[0], levels, (rows_of(shape, size), size))
-        scale = g.op("Cast", stored[1], to=int(ir.DataType.FLOAT))
-        return unflatten(g, g.op("Mul", units, scale), shape)
+        grouping = Grouping.of(shape)
+        levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._offset)
+        units = lookup_words(g, stored[0], levels,
+                             (grouping.outer, grouping.size, grouping.inner))
+        return grouping.restore(g, g.op("Mul", units, load_bfloat16(g, stored[1])), shape)
 
     def stored_bytes(self, shape: Shape) -> int:
         """Words and scales."""
-        size = group_size(count_of(shape))
-        groups = rows_of(shape, size)
-        return words_bytes(groups * size, self.width) + groups * SCALE_BYTES
+        grouping = Grouping.of(shape)
+        return words_bytes(grouping.elements, self.width) + grouping.scales * SCALE_BYTES
 
     def reference(self, x: Array) -> Array:
         """The same in numpy."""
-        size = group_size(x.size)
-        flat = np.pad(x.reshape(-1).astype(np.float32), (0, -x.size % size))
-        rows = flat.reshape(-1, size)
-        scale = reference_scale(np.abs(rows).max(1, keepdims=True), self._limit)
-        units = np.rint(rows * (np.float32(1) / scale))
-        return (units * scale).reshape(-1)[: x.size].reshape(x.shape)
+        groups = Grouping.of(x.shape).view_array(x)
+        scale = reference_scale(np.abs(groups).max(1, keepdims=True), self._factor)
+        units = groups * (np.float32(1) / scale)
+        if self.width == 4:
+            levels = np.rint(units)
+        else:
+            offset = np.float32(self._offset)
+            levels = np.rint(np.clip(units + offset, 0, 3)) - offset
+        decoded: Array = levels * scale
+        return decoded.reshape(-1)[: x.size].reshape(x.shape)
 
 
+@dataclass(frozen=True)
+class AsymmetricCodec:
+    """Equal steps over the span of the group, for values with an offset such as q, k and v.
+
+    x ~ centre + (code - top / 2) * step, both in bfloat16. The step is stretched for what
+    rounding moves the centre (at most 2**-9 of it). Error at most half a step; at 2 bits the step
+    is reach / 1.875, which leaves 0.4 of a step beyond the outer levels.
+    """
+
+    width: int
+
+    @property
+    def name(self) -> str:
+        """``asymmetric4``, ``asymmetric2``."""
+        return f"asymmetric{self.width}"
+
+    @property
+    def bits(self) -> float:
+        """The width."""
+        return float(self.width)
+
+    @property
+    def _half(self) -> float:
+        """Half of the highest code: the code of the centre."""
+        return ((1 << self.width) - 1) / 2
+
+    @property
+    def _reach(self) -> float:
+        """Steps from the centre to the farthest element, less than half a step past a level."""
+        return self._half if self.width == 4 else self._half / _OUTER_LEVEL_2
+
+    def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
+        """(words, steps bfloat16 [outer, 1, inner], centres bfloat16 [outer, 1, inner])."""
+        groups = Grouping.of(shape_of(x)).view(g, x)
+        high, low = extremes(g, groups)
+        half = g.constant(0.5)
+        # Halved before they are added: the sum of two finite ends may not be finite.
+        centre = g.op("Add", g.op("Mul", high, half), g.op("Mul", low, half))
+        stored_centre, centre = store_bfloat16(g, centre)
+        reach = g.op("Max", g.op("Sub", high, centre), g.op("Sub", centre, low))
+        step = g.op("Max", g.op("Mul", reach, g.constant(1 / self._reach)),
+                    g.op("Mul", g.op("Abs", centre), g.constant(_LEAST_STEP)), g.constant(TINY))
+        stored_step, step = store_bfloat16(g, step)
+        per_unit = g.op("Reciprocal", step)
+        zero = g.op("Sub", g.op("Mul", centre, per_unit), g.constant(self._half))
+        units = g.op("Sub", g.op("Mul", groups, per_unit), zero)
+        codes = round_to_codes(g, units, 1.0)
+        return pack_words(g, codes, self.width), stored_step, stored_centre
+
+    def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
+        """Level times step, plus centre."""
+        grouping = Grouping.of(shape)
+        levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._half)
+        units = lookup_words(g, stored[0], levels,
+                             (grouping.outer, grouping.size, grouping.inner))
+        steps = g.op("Mul", units, load_bfloat16(g, stored[1]))
+        return grouping.restore(g, g.op("Add", steps, load_bfloat16(g, stored[2])), shape)
+
+    def stored_bytes(self, shape: Shape) -> int:
+        """Words, steps and centres."""
+        grouping = Grouping.of(shape)
+        return words_bytes(grouping.elements, self.width) + 2 * grouping.scales * SCALE_BYTES
+
+    def reference(self, x: Array) -> Array:
+        """The same in numpy."""
+        groups = Grouping.of(x.shape).view_array(x)
+        high, low = groups.max(1, keepdims=True), groups.min(1, keepdims=True)
+        half, middle = np.float32(0.5), np.float32(self._half)
+        centre = round_to_bfloat16(high * half + low * half)
+        reach = np.maximum(high - centre, centre - low)
+        least = np.maximum(np.abs(centre) * np.float32(_LEAST_STEP), np.float32(TINY))
+        step = round_to_bfloat16(np.maximum(reach * np.float32(1 / self._reach), least))
+        per_unit = np.float32(1) / step
+        codes = np.rint(groups * per_unit - (centre * per_unit - middle))
+        decoded: Array = (codes - middle) * step + centre
+        return decoded.reshape(-1)[: x.size].reshape(x.shape)
 
 
-__all__ = ["SymmetricGroupCodec"]
+__all__ = ["AsymmetricCodec", "SymmetricCodec"]

@@ -56,7 +56,7 @@ class ProbabilityCodec:
             codes = g.op("QuantizeLinear", units, g.constant(1.0),
                          g.constant(np.zeros((), np.uint8)))
             return (flatten(g, codes),)
-        return (pack_words(g, round_to_codes(g, units, 1.0, 0), self.width),)
+        return (pack_words(g, round_to_codes(g, units, 1.0), self.width),)
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Squares, divided by their sum."""
@@ -82,7 +82,8 @@ class ProbabilityCodec:
         gain = np.float32(self._limit) / np.sqrt(top)
         squares = np.rint(np.sqrt(x) * gain) ** 2
         total: Array = np.maximum(squares.sum(-1, keepdims=True), np.float32(1))
-        return (squares / total).astype(np.float32)
+        decoded: Array = squares / total
+        return decoded
 
 
 __all__ = ["ProbabilityCodec"]

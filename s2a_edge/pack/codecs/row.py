@@ -9,23 +9,23 @@ import onnx_ir as ir
 
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.scales import (
-    largest,
+    load_bfloat16,
+    magnitude,
     reference_scale,
     row_size,
-    rows_of,
-    stored_scale,
+    store_scale,
 )
 from s2a_edge.pack.graph import GraphBuilder, shape_of
 from s2a_edge.spec.lowbit import SCALE_BYTES
 
-_LIMIT = 127.0
+_LIMIT = 127
 
 
 @dataclass(frozen=True)
 class RowCodec:
-    """int8 in [-127, 127] times the row's scale; error at most half a step, max / 254.
+    """int8 in [-127, 127] times the row's scale; error at most half a step, max|x| / 254.
 
-    Quantizes along an axis, so that neither side needs a float copy.
+    Quantizes along an axis, so that neither side makes a float copy beside its result.
     """
 
     name: str = "row8"
@@ -33,34 +33,32 @@ class RowCodec:
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """(int8 [R, n], scales bfloat16 [R, 1])."""
-        shape = shape_of(x)
-        size = row_size(shape)
-        rows = g.op("Reshape", x, g.constant([rows_of(shape, size), size]))
-        stored, scale = stored_scale(g, largest(g, rows), _LIMIT)
-        return g.op("QuantizeLinear", rows, *_axis_scale(g, scale), axis=0), stored
+        rows = g.op("Reshape", x, g.constant([-1, row_size(shape_of(x))]))
+        stored, scale = store_scale(g, magnitude(g, rows), 1 / _LIMIT)
+        return g.op("QuantizeLinear", rows, *_along_rows(g, scale), axis=0), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times scale."""
-        scale = g.op("Cast", stored[1], to=int(ir.DataType.FLOAT))
-        rows = g.op("DequantizeLinear", stored[0], *_axis_scale(g, scale), axis=0)
+        scale = load_bfloat16(g, stored[1])
+        rows = g.op("DequantizeLinear", stored[0], *_along_rows(g, scale), axis=0)
         return g.op("Reshape", rows, g.constant(np.array(shape, np.int64)))
 
     def stored_bytes(self, shape: Shape) -> int:
         """Codes and scales."""
-        return count_of(shape) + rows_of(shape, row_size(shape)) * SCALE_BYTES
+        return count_of(shape) + count_of(shape) // row_size(shape) * SCALE_BYTES
 
     def reference(self, x: Array) -> Array:
         """The same in numpy."""
         rows = x.reshape(-1, row_size(x.shape)).astype(np.float32)
-        scale = reference_scale(np.abs(rows).max(1, keepdims=True), _LIMIT)
-        return (np.rint(rows / scale) * scale).reshape(x.shape)
+        scale = reference_scale(np.abs(rows).max(1, keepdims=True), 1 / _LIMIT)
+        decoded: Array = np.rint(rows / scale) * scale
+        return decoded.reshape(x.shape)
 
 
-def _axis_scale(g: GraphBuilder, scale: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _along_rows(g: GraphBuilder, scale: ir.Value) -> tuple[ir.Value, ir.Value]:
     """[R, 1] -> scale [R] and int8 zero points [R] for a quantizer along axis 0."""
-    count = count_of(shape_of(scale))
-    return (g.op("Reshape", scale, g.constant([-1])),
-            g.constant(np.zeros(count, np.int8)))
+    zeros = np.zeros(count_of(shape_of(scale)), np.int8)
+    return g.op("Reshape", scale, g.constant([-1])), g.constant(zeros)
 
 
 __all__ = ["RowCodec"]

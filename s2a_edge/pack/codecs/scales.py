@@ -1,24 +1,81 @@
-"""Scales that are stored beside codes: one bfloat16 per group or row."""
+"""Which elements share a scale, and how scales are stored: one bfloat16 per group or row."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
+from s2a_edge.pack.codecs.words import flatten, unflatten
 from s2a_edge.pack.graph import GraphBuilder
 from s2a_edge.spec.lowbit import round_to_bfloat16
 
-GROUP = 32
-# Below this a group counts as zero: its reciprocal stays finite.
-_TINY = 2.0**-100
-_SHORTEST_ROW = 32
+NEIGHBOURS = 32
+_LONGEST_GROUP = 256
+# Keeps reciprocals finite; smaller groups decode to zero.
+TINY = 2.0**-100
 
 
-def group_size(count: int) -> int:
-    """Elements per group: 32, or a divisor of ``count`` near it, so that nothing is padded."""
-    near = sorted(range(GROUP // 2, 2 * GROUP + 1), key=lambda size: (abs(size - GROUP), size))
-    return next((size for size in near if count % size == 0), GROUP)
+@dataclass(frozen=True)
+class Grouping:
+    """A value seen as [outer, size, inner]; the elements along ``size`` share a scale.
+
+    Tokens of one sample and channel form a group where there are at least 32 of them:
+    [B, T, C] -> (B, T, C). Channels of transformers differ in magnitude far more than tokens do,
+    so this beats groups of 32 neighbouring channels although it stores a sixth of the scales.
+    Other values are grouped by 32 neighbours in C order, (N / 32, 32, 1), or by a size near 32
+    that divides N, so that nothing needs padding.
+    """
+
+    outer: int
+    size: int
+    inner: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> Grouping:
+        """The grouping of a value of ``shape``."""
+        count = count_of(shape)
+        if len(shape) >= 2 and shape[-2] >= NEIGHBOURS:
+            size = _group_length(shape[-2])
+            return cls(count // (size * shape[-1]), size, shape[-1])
+        near = sorted(range(NEIGHBOURS // 2, 2 * NEIGHBOURS + 1),
+                      key=lambda size: (abs(size - NEIGHBOURS), size))
+        size = next((size for size in near if count % size == 0), NEIGHBOURS)
+        return cls(-(-count // size), size, 1)
+
+    @property
+    def scales(self) -> int:
+        """Number of groups."""
+        return self.outer * self.inner
+
+    @property
+    def elements(self) -> int:
+        """Number of elements, padding included."""
+        return self.scales * self.size
+
+    def view(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """``x`` as [outer, size, inner]; padded with zeros where that is needed."""
+        return g.op("Reshape", flatten(g, x, self.size * self.inner),
+                    g.constant([self.outer, self.size, self.inner]))
+
+    def restore(self, g: GraphBuilder, groups: ir.Value, shape: Shape) -> ir.Value:
+        """The inverse of :meth:`view`."""
+        return unflatten(g, groups, shape)
+
+    def view_array(self, x: Array) -> Array:
+        """:meth:`view` in numpy."""
+        flat = np.pad(x.reshape(-1).astype(np.float32), (0, self.elements - x.size))
+        return flat.reshape(self.outer, self.size, self.inner)
+
+
+def _group_length(tokens: int) -> int:
+    """Tokens per group: all of them, or the largest divisor up to 256 where they are many."""
+    if tokens <= _LONGEST_GROUP:
+        return tokens
+    divisors = (d for d in range(_LONGEST_GROUP, NEIGHBOURS - 1, -1) if tokens % d == 0)
+    return next(divisors, tokens)
 
 
 def row_size(shape: Shape) -> int:
@@ -26,36 +83,45 @@ def row_size(shape: Shape) -> int:
     size = 1
     for extent in reversed(shape):
         size *= extent
-        if size >= _SHORTEST_ROW:
+        if size >= NEIGHBOURS:
             break
     return size
 
 
-def largest(g: GraphBuilder, rows: ir.Value) -> ir.Value:
-    """Largest magnitude of each row, [R, n] -> [R, 1]; two reductions, no copy of ``rows``."""
-    high = g.op("ReduceMax", rows, g.constant([1]))
-    low = g.op("ReduceMin", rows, g.constant([1]))
+def extremes(g: GraphBuilder, groups: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """(largest, smallest) along axis 1, kept; two reductions and no copy of ``groups``."""
+    axis = g.constant([1])
+    return g.op("ReduceMax", groups, axis), g.op("ReduceMin", groups, axis)
+
+
+def magnitude(g: GraphBuilder, groups: ir.Value) -> ir.Value:
+    """Largest magnitude along axis 1, kept."""
+    high, low = extremes(g, groups)
     return g.op("Max", high, g.op("Neg", low))
 
 
-def stored_scale(g: GraphBuilder, magnitude: ir.Value, limit: float) -> tuple[ir.Value, ir.Value]:
-    """``magnitude / limit`` as (bfloat16 to be stored, the same number in float32)."""
-    scale = g.op("Mul", magnitude, g.constant(1.0 / limit))
-    scale = g.op("Max", scale, g.constant(_TINY))
-    stored = g.op("Cast", scale, to=int(ir.DataType.BFLOAT16))
-    return stored, g.op("Cast", stored, to=int(ir.DataType.FLOAT))
+def store_bfloat16(g: GraphBuilder, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """(bfloat16 to be stored, the same numbers in float32 for the encoder to use)."""
+    stored = g.op("Cast", value, to=int(ir.DataType.BFLOAT16))
+    return stored, load_bfloat16(g, stored)
 
 
-def reference_scale(magnitude: Array, limit: float) -> Array:
-    """:func:`stored_scale` in numpy."""
-    scale = magnitude.astype(np.float32) * np.float32(1.0 / limit)
-    return round_to_bfloat16(np.maximum(scale, np.float32(_TINY)))
+def load_bfloat16(g: GraphBuilder, stored: ir.Value) -> ir.Value:
+    """Stored numbers in float32."""
+    return g.op("Cast", stored, to=int(ir.DataType.FLOAT))
 
 
-def rows_of(shape: Shape, size: int) -> int:
-    """How many rows of ``size`` cover ``shape``."""
-    return -(-count_of(shape) // size)
+def store_scale(g: GraphBuilder, largest: ir.Value, factor: float) -> tuple[ir.Value, ir.Value]:
+    """``largest * factor``, never zero, as :func:`store_bfloat16`."""
+    scale = g.op("Mul", largest, g.constant(float(factor)))
+    return store_bfloat16(g, g.op("Max", scale, g.constant(TINY)))
 
 
-__all__ = ["GROUP", "group_size", "largest", "reference_scale", "row_size", "rows_of",
-           "stored_scale"]
+def reference_scale(largest: Array, factor: float) -> Array:
+    """:func:`store_scale` in numpy."""
+    scale = largest.astype(np.float32) * np.float32(factor)
+    return round_to_bfloat16(np.maximum(scale, np.float32(TINY)))
+
+
+__all__ = ["NEIGHBOURS", "TINY", "Grouping", "extremes", "load_bfloat16", "magnitude",
+           "reference_scale", "row_size", "store_bfloat16", "store_scale"]

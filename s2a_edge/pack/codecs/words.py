@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
 
-_UINT8_ZERO = np.zeros((), np.uint8)
+# Rows of a table longer than these would outgrow a small core's cache (2 bits: 2 MiB).
+_LONG_WORD_BITS = (4, 8)
 
 
 def word_bits(count: int, bits: int) -> int:
-    """Bits of the words that ``count`` codes are packed into: 16 for 4-bit codes if it divides."""
-    return 16 if bits == 4 and count % 4 == 0 else 8
+    """Bits of the words for ``count`` codes: 16 for codes of 4 and 8 bits, if that divides."""
+    return 16 if bits in _LONG_WORD_BITS and count * bits % 16 == 0 else 8
 
 
 def words_bytes(count: int, bits: int) -> int:
@@ -49,15 +50,20 @@ def unflatten(g: GraphBuilder, flat: ir.Value, shape: Shape) -> ir.Value:
     return g.op("Reshape", flat, g.constant(np.array(shape, np.int64)))
 
 
-def round_to_codes(g: GraphBuilder, x: ir.Value, scale: float, zero_point: int) -> ir.Value:
-    """float32 ``round(x / scale) + zero_point``, saturated to [0, 255], ties to even.
+def round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int = 0,
+                   top: int = 255) -> ir.Value:
+    """float32 ``round(x / step) + offset``, ties to even, as an integer code.
 
-    A quantize-dequantize pair: on CPU it takes the time of Round alone, and scales, shifts and
-    saturates on the way.
+    Saturates below at ``offset`` or 0, whichever is larger, and above at ``top``. A
+    quantize-dequantize pair: on CPU it takes the time of Round alone, and scales, shifts and
+    saturates on the way. Only one end can be moved: ``offset`` needs ``top`` 255.
     """
-    codes = g.op("QuantizeLinear", x, g.constant(float(scale)),
+    assert offset == 0 or top == 255
+    zero_point = 255 - top + offset
+    codes = g.op("QuantizeLinear", x, g.constant(float(step)),
                  g.constant(np.array(zero_point, np.uint8)))
-    return g.op("DequantizeLinear", codes, g.constant(1.0), g.constant(_UINT8_ZERO))
+    return g.op("DequantizeLinear", codes, g.constant(1.0),
+                g.constant(np.array(255 - top, np.uint8)))
 
 
 def pack_words(g: GraphBuilder, codes: ir.Value, bits: int) -> ir.Value:
