@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_samples(tmp_path_factory.mktemp("data") / "train.npz", 38)
 
 
+@contextmanager
 def child(
     bundle: Path,
     data: Path,
@@ -82,14 +85,20 @@ def child(
     kill_at_fsync: int = 0,
     pause_s: float = 0.0,
     **options: Any,
-) -> subprocess.Popen[str]:
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that trains; gone when the block ends."""
     arguments = [str(bundle), str(data), str(out), json.dumps({**OPTIONS, **options})]
-    return subprocess.Popen(
+    training = subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments, str(kill_at_fsync), str(pause_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    with training:
+        try:
+            yield training
+        finally:
+            training.kill()
 
 
 def step_losses(run: Path) -> list[float]:
@@ -125,8 +134,8 @@ def test_kill_9_while_saving_leaves_a_checkpoint_that_resumes(
     wide: Path, samples: Path, tmp_path: Path, uninterrupted: Any, call: int
 ) -> None:
     out = tmp_path / "run"
-    killed = child(wide, samples, out, kill_at_fsync=call)
-    killed.communicate()
+    with child(wide, samples, out, kill_at_fsync=call) as killed:
+        killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     read_checkpoint(out / "last.safetensors")
     assert_finishes_like(uninterrupted, wide, samples, out)
@@ -143,11 +152,11 @@ def test_kill_9_at_any_time_and_again_leaves_a_checkpoint_that_resumes(
 
     for delay_s in (0.0, 0.013):
         before = steps_done()
-        training = child(wide, samples, out, resume=out.exists(), pause_s=0.002)
-        wait_for(lambda before=before: steps_done() > before)
-        time.sleep(delay_s)
-        training.kill()
-        training.communicate()
+        with child(wide, samples, out, resume=out.exists(), pause_s=0.002) as training:
+            wait_for(lambda before=before: steps_done() > before, training)
+            time.sleep(delay_s)
+            training.kill()
+            training.communicate()
         assert before < steps_done() < 30
     assert_finishes_like(uninterrupted, wide, samples, out)
 
@@ -157,18 +166,19 @@ def test_a_signal_saves_the_last_complete_step_and_leaves(
     wide: Path, samples: Path, tmp_path: Path, uninterrupted: Any, number: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    training = child(wide, samples, out, pause_s=0.02, checkpoint_every_steps=1000)
-    wait_for(lambda: (out / "last.safetensors").exists())
-    training.send_signal(number)
-    said, errors = training.communicate(timeout=60)
+    with child(wide, samples, out, pause_s=0.02, checkpoint_every_steps=1000) as training:
+        wait_for(lambda: (out / "last.safetensors").exists(), training)
+        training.send_signal(number)
+        said, errors = training.communicate(timeout=60)
     assert (training.returncode, errors) == (0, "")
     assert said == f"stopped by {number.name}\n"
     assert_finishes_like(uninterrupted, wide, samples, out)
 
 
-def wait_for(condition: Any, timeout_s: float = 60) -> None:
+def wait_for(condition: Any, training: subprocess.Popen[str], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
+        assert training.poll() is None, training.communicate()
         assert time.monotonic() < deadline, "the child did not get there"
         time.sleep(0.001)
 

@@ -70,9 +70,11 @@ def test_the_parts_of_memory_add_up(tmp_path: Path) -> None:
     assert answer["vm_hwm_bytes"] == answer["process_peak_bytes"] + answer["weights_bytes"]
 
 
-def test_a_limit_that_is_too_small_is_an_answer(toy: Path) -> None:
-    request = {"graph": str(toy / "train_b2.onnx"), "inputs": {"random": 0}, "arena_bytes": 1024}
-    status, answer = rehearse(request)
+def test_a_limit_that_is_too_small_is_an_answer(tmp_path: Path) -> None:
+    size = ToySize(features=1, hidden=400_000)  # hidden values are 3.2 MB each
+    bundle = write_toy_bundle(tmp_path / "wide", size=size, micro_batches=(2,))
+    request = {"graph": str(bundle / "train_b2.onnx"), "inputs": {"random": 0}}
+    status, answer = rehearse({**request, "arena_bytes": 4 * 2**20})
     assert (status, answer["ok"], answer["out_of_memory"]) == (0, False, True)
     assert answer["failed_node"].startswith("toy/")
 
