@@ -70,9 +70,9 @@ def _value(family: str, bits: int) -> Codec | None:
         return ProbabilityCodec(bits) if bits in (2, 4, 8) else None
     if bits == 8:
         return RowCodec()
-    if bits in (2, 4):
-        return SymmetricCodec(bits) if family == "normalized" else AsymmetricCodec(bits)
-    return None
+    if bits == 4 and family == "normalized":
+        return SymmetricCodec()
+    return AsymmetricCodec(bits) if bits in (2, 4) else None
 
 
 __all__ = ["MASKS", "codec_for"]

@@ -22,10 +22,12 @@ from s2a_edge.pack.codecs.words import lookup_words, pack_words, round_to_codes,
 from s2a_edge.pack.graph import GraphBuilder, shape_of
 from s2a_edge.spec.lowbit import SCALE_BYTES, round_to_bfloat16
 
+_WIDTH = 4
+_LIMIT = 7
+_ZERO_CODE = 8
 # Two bits: where the outermost of four levels lies, relative to the group's farthest element. Few
 # elements of a group of tokens are near the farthest; measured on a ViT-S/14 (bench_codecs.py).
 _OUTER_LEVEL_2 = 0.8
-_OUTER_LEVEL_2_SYMMETRIC = 0.6
 # Where a group is nearly constant, the step is bounded below in units of its centre, so that
 # x / step stays exact enough to subtract from.
 _LEAST_STEP = 2.0**-16
@@ -33,69 +35,35 @@ _LEAST_STEP = 2.0**-16
 
 @dataclass(frozen=True)
 class SymmetricCodec:
-    """Multiples of the group's scale, for values around zero.
+    """4 bits: -7..7 times max|x| / 7 of the group; zero is exact, error at most max|x| / 14."""
 
-    4 bits: -7..7 times max|x| / 7; zero is exact, error at most max|x| / 14.
-    2 bits: the levels -3, -1, 1, 3 times max|x| / 5; error at most 0.4 max|x|.
-    """
-
-    width: int
-
-    @property
-    def name(self) -> str:
-        """``symmetric4``, ``symmetric2``."""
-        return f"symmetric{self.width}"
-
-    @property
-    def bits(self) -> float:
-        """The width."""
-        return float(self.width)
-
-    @property
-    def _offset(self) -> float:
-        """The code of zero: halfway between two levels at 2 bits."""
-        return 8.0 if self.width == 4 else 1.5
-
-    @property
-    def _factor(self) -> float:
-        """Step over largest magnitude."""
-        return 1 / 7 if self.width == 4 else _OUTER_LEVEL_2_SYMMETRIC / 1.5
+    name: str = "symmetric4"
+    bits: float = 4.0
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """(words, scales bfloat16 [outer, 1, inner])."""
         groups = Grouping.of(shape_of(x)).view(g, x)
-        stored, scale = store_scale(g, magnitude(g, groups), self._factor)
+        stored, scale = store_scale(g, magnitude(g, groups), 1 / _LIMIT)
         units = g.op("Mul", groups, g.op("Reciprocal", scale))
-        if self.width == 2:
-            units = g.op("Add", units, g.constant(self._offset))
-            units = g.op("Clip", units, g.constant(0.0), g.constant(3.0))
-        codes = round_to_codes(g, units, 1.0, int(self._offset) if self.width == 4 else 0)
-        return pack_words(g, codes, self.width), stored
+        return pack_words(g, round_to_codes(g, units, 1.0, _ZERO_CODE), _WIDTH), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times scale."""
         grouping = Grouping.of(shape)
-        levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._offset)
-        units = lookup_words(g, stored[0], levels,
-                             (grouping.outer, grouping.size, grouping.inner))
+        levels = np.arange(1 << _WIDTH, dtype=np.float32) - np.float32(_ZERO_CODE)
+        units = lookup_words(g, stored[0], levels, grouping.shape)
         return grouping.restore(g, g.op("Mul", units, load_bfloat16(g, stored[1])), shape)
 
     def stored_bytes(self, shape: Shape) -> int:
         """Words and scales."""
         grouping = Grouping.of(shape)
-        return words_bytes(grouping.elements, self.width) + grouping.scales * SCALE_BYTES
+        return words_bytes(grouping.elements, _WIDTH) + grouping.scales * SCALE_BYTES
 
     def reference(self, x: Array) -> Array:
         """The same in numpy."""
         groups = Grouping.of(x.shape).view_array(x)
-        scale = reference_scale(np.abs(groups).max(1, keepdims=True), self._factor)
-        units = groups * (np.float32(1) / scale)
-        if self.width == 4:
-            levels = np.rint(units)
-        else:
-            offset = np.float32(self._offset)
-            levels = np.rint(np.clip(units + offset, 0, 3)) - offset
-        decoded: Array = levels * scale
+        scale = reference_scale(np.abs(groups).max(1, keepdims=True), 1 / _LIMIT)
+        decoded: Array = np.rint(groups * (np.float32(1) / scale)) * scale
         return decoded.reshape(-1)[: x.size].reshape(x.shape)
 
 
@@ -152,8 +120,7 @@ class AsymmetricCodec:
         """Level times step, plus centre."""
         grouping = Grouping.of(shape)
         levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._half)
-        units = lookup_words(g, stored[0], levels,
-                             (grouping.outer, grouping.size, grouping.inner))
+        units = lookup_words(g, stored[0], levels, grouping.shape)
         steps = g.op("Mul", units, load_bfloat16(g, stored[1]))
         return grouping.restore(g, g.op("Add", steps, load_bfloat16(g, stored[2])), shape)
 

@@ -23,10 +23,10 @@ class Grouping:
     """A value seen as [outer, size, inner]; the elements along ``size`` share a scale.
 
     Tokens of one sample and channel form a group where there are at least 32 of them:
-    [B, T, C] -> (B, T, C). Channels of transformers differ in magnitude far more than tokens do,
-    so this beats groups of 32 neighbouring channels although it stores a sixth of the scales.
-    Other values are grouped by 32 neighbours in C order, (N / 32, 32, 1), or by a size near 32
-    that divides N, so that nothing needs padding.
+    [B, T, C] -> (B, T, C), [B, 14, 14, C] -> (B, 196, C). Channels of transformers differ in
+    magnitude far more than tokens do, so this beats groups of 32 neighbouring channels although
+    it stores a fraction of their scales. Other values are grouped by 32 neighbours in C order,
+    (N / 32, 32, 1), or by a size near 32 that divides N, so that nothing needs padding.
     """
 
     outer: int
@@ -37,13 +37,19 @@ class Grouping:
     def of(cls, shape: Shape) -> Grouping:
         """The grouping of a value of ``shape``."""
         count = count_of(shape)
-        if len(shape) >= 2 and shape[-2] >= NEIGHBOURS:
-            size = _group_length(shape[-2])
+        tokens = _tokens(shape)
+        if tokens >= NEIGHBOURS:
+            size = _group_length(tokens)
             return cls(count // (size * shape[-1]), size, shape[-1])
         near = sorted(range(NEIGHBOURS // 2, 2 * NEIGHBOURS + 1),
                       key=lambda size: (abs(size - NEIGHBOURS), size))
         size = next((size for size in near if count % size == 0), NEIGHBOURS)
         return cls(-(-count // size), size, 1)
+
+    @property
+    def shape(self) -> Shape:
+        """(outer, size, inner)."""
+        return self.outer, self.size, self.inner
 
     @property
     def scales(self) -> int:
@@ -58,7 +64,7 @@ class Grouping:
     def view(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
         """``x`` as [outer, size, inner]; padded with zeros where that is needed."""
         return g.op("Reshape", flatten(g, x, self.size * self.inner),
-                    g.constant([self.outer, self.size, self.inner]))
+                    g.constant(list(self.shape)))
 
     def restore(self, g: GraphBuilder, groups: ir.Value, shape: Shape) -> ir.Value:
         """The inverse of :meth:`view`."""
@@ -67,7 +73,26 @@ class Grouping:
     def view_array(self, x: Array) -> Array:
         """:meth:`view` in numpy."""
         flat = np.pad(x.reshape(-1).astype(np.float32), (0, self.elements - x.size))
-        return flat.reshape(self.outer, self.size, self.inner)
+        return flat.reshape(self.shape)
+
+
+def _tokens(shape: Shape) -> int:
+    """Tokens of one sample; 0 where no axes look like them.
+
+    The axis before the last. Where it is short and the last is long enough to be channels (so
+    not in NCHW, whose last two are about equal), the axes before it belong to it, down to the
+    batch.
+    """
+    if len(shape) < 2:
+        return 0
+    tokens = shape[-2]
+    if shape[-1] < NEIGHBOURS:
+        return tokens
+    for extent in reversed(shape[1:-2]):
+        if tokens >= NEIGHBOURS:
+            break
+        tokens *= extent
+    return tokens
 
 
 def _group_length(tokens: int) -> int:
