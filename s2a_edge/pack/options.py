@@ -59,6 +59,8 @@ class PackOptions:
              f"{len(self.labels)}"),
             ("--labels", len(set(self.labels)) == len(self.labels), "different labels",
              "a label given twice"),
+            ("--labels", all(label.strip() for label in self.labels), "a name for every class",
+             "an empty label"),
             ("--bits", self.bits in BITS, f"one of {BITS}", str(self.bits)),
             ("--adapters", bool(self.adapters) and set(self.adapters) <= set(ADAPTERS),
              f"names out of {', '.join(ADAPTERS)}", ",".join(self.adapters) or "none"),
@@ -74,6 +76,8 @@ class PackOptions:
             ("--input", self.input_shape is None or min(self.input_shape, default=0) >= 1,
              "sizes of at least 1", str(self.input_shape)),
             ("--seed", self.seed >= 0, "a number of at least 0", str(self.seed)),
+            ("--threads", self.threads is None or self.threads >= 1, "a number of at least 1",
+             str(self.threads)),
         ]
         for where, holds, expected, got in checks:
             if not holds:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from s2a_edge.spec.errors import InternalError
+from s2a_edge.spec.errors import InternalError, SourceError, StorageError
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
 
 # Bisection ends when the bracket is this share of the plan.
 _RESOLUTION = 0.005
+# The last line of a Python traceback of a full or failing disk.
+_DISK_REFUSES = re.compile(r"^OSError: \[Errno \d+\] (.+)$", re.MULTILINE)
 # How far below the plan the search goes: a plan more than this above the truth is too loose.
 _SEARCH_BELOW = 0.12
 # Gradients whose true norm is below this share of the largest are compared on that scale: a key
@@ -50,6 +53,7 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
     """Runs ``graph`` in a subprocess of the board's runtime.
 
     Raises:
+        StorageError: if the disk refuses the outputs.
         InternalError: if the subprocess breaks in another way than by its memory limit.
     """
     request = {"graph": str(graph), "inputs": str(inputs), "arena_bytes": arena_bytes,
@@ -61,6 +65,11 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError) as error:
+        refused = _DISK_REFUSES.search(done.stderr)
+        if refused is not None and outputs is not None:
+            raise StorageError(where=str(outputs), expected="room for the rehearsal's outputs",
+                               got=refused[1], todo="free space or choose another --out"
+                               ) from error
         raise InternalError(where=f"rehearsal of {graph.name}", expected="a JSON answer",
                             got=f"exit {done.returncode}: {done.stderr.strip()[-400:]}",
                             todo="report this") from error
@@ -127,13 +136,18 @@ def gradient_error(compressed: Path, reference: Path) -> GradientError:
     Per trainable ``‖g - g₀‖ / max(‖g₀‖, floor)``; the floor stands for a root mean square of a
     thousandth of the largest gradient's, so that a gradient that is truly zero does not divide
     by zero.
+
+    Raises:
+        SourceError: if the uncompressed gradients are not finite: the backbone's own overflow.
+        InternalError: if only the compressed ones are not.
     """
     with np.load(compressed) as ours, np.load(reference) as exact:
         names = [n for n in exact.files if n.startswith("acc_out.")]
         pairs = {n.removeprefix("acc_out."): (ours[n].astype(np.float64).ravel(),
                                               exact[n].astype(np.float64).ravel())
                  for n in names}
-    floor = _FLOOR * max(_rms(true) for _, true in pairs.values())
+    _require_finite(pairs)
+    floor = _FLOOR * max(_rms(true) for _, true in pairs.values()) or 1.0
     each = {name: _rms(got - true) / max(_rms(true), floor)
             for name, (got, true) in pairs.items()}
     got = np.concatenate([pair[0] for pair in pairs.values()])
@@ -143,6 +157,21 @@ def gradient_error(compressed: Path, reference: Path) -> GradientError:
     return GradientError(total=_rms(got - true) / (_rms(true) or 1.0),
                          cosine=float(got @ true) / norms, max=each[worst],
                          median=statistics.median(each.values()), worst=worst, each=each)
+
+
+def _require_finite(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    broken = {name: np.isfinite(true).all() for name, (got, true) in pairs.items()
+              if not (np.isfinite(got).all() and np.isfinite(true).all())}
+    if not broken:
+        return
+    name = next(iter(broken))
+    if all(broken.values()):
+        raise InternalError(where=f"gradient of {name}", expected="finite numbers",
+                            got="infinity or NaN with compressed saves only",
+                            todo="report this; --bits 32 works around it")
+    raise SourceError(where=f"gradient of {name}", expected="finite numbers",
+                      got="infinity or NaN, also with nothing compressed",
+                      todo="check the backbone's weights and the preprocessing (--mean, --std)")
 
 
 def _rms(values: np.ndarray) -> float:
