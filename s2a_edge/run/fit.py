@@ -26,6 +26,7 @@ from s2a_edge.run.evaluate import Evaluation, Evaluator
 from s2a_edge.run.guard import MemoryGuard
 from s2a_edge.run.report import EpochRecord, OnProgress, Phase, Progress
 from s2a_edge.run.run_folder import RunFolder
+from s2a_edge.run.runtime_errors import run_error
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.run.step import TrainStep
 from s2a_edge.run.stop_request import StopRequest
@@ -119,16 +120,23 @@ class Fit:
                     self.save()
                     return
         except (BudgetError, DataError):
-            self._train.state.zero_accumulators()
-            if not self._updating:  # otherwise parameters may be half updated
-                with contextlib.suppress(StorageError):
-                    self.save()
+            self._save_what_is_whole()
             raise
+        except MemoryError as error:  # an image, say, with an address-space limit in force
+            self._save_what_is_whole()
+            raise run_error(error, self._where(self.position.step)) from error
 
     def save(self) -> None:
         """Write the last checkpoint: the state after the last complete step."""
         self._write(self._folder.last)
         self._last_save_s = time.monotonic()
+
+    def _save_what_is_whole(self) -> None:
+        """After an error: keep the last complete step, if the disk lets us."""
+        self._train.state.zero_accumulators()
+        if not self._updating:  # otherwise parameters may be half updated
+            with contextlib.suppress(StorageError):
+                self.save()
 
     def _run_epoch(self) -> bool:
         """The rest of the current epoch; False if a signal ended it."""

@@ -7,16 +7,21 @@ from collections.abc import Iterable
 
 from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Provider
-from s2a_edge.run.engine import usable_cores
+from s2a_edge.run.engine import constants_in_arena_bytes, usable_cores
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
+from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.requirement import LineKind, Requirement, RequirementLine, Setting
-from s2a_edge.spec.units import MIB
+from s2a_edge.spec.units import KIB, MIB
 
 LIBRARY_GROWTH_BYTES = 14 * MIB
 """Code of onnxruntime and Pillow that becomes resident only when sessions run and images load;
 13.1 MiB were seen (onnxruntime 1.32, x86-64, a ViT-S on JPEG folders)."""
+
+SESSION_SLACK_BYTES = 64 * KIB
+"""What sessions keep in the shared arena besides the plan of the one that runs; a few hundred
+bytes each were seen (onnxruntime 1.32), but the arena rounds, and a plan leaves nothing over."""
 
 
 def measure_setting(provider: Provider, threads: int | None = None) -> Setting:
@@ -47,6 +52,17 @@ def choose(
     needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
     _require(manifest, needed, budget_bytes, setting)
     return needed
+
+
+def arena_limit(bundle: Bundle, needed: Requirement, provider: Provider) -> int:
+    """Bytes to give the runtime's arena: the plan's, and what this runtime keeps there besides."""
+    graphs = bundle.manifest.graphs
+    train = next(graph for graph in graphs.train if graph.batch == needed.micro_batch)
+    files = [bundle.file(graph.file) for graph in (graphs.eval, graphs.optimizer, train)]
+    # A CUDA session's copy of the weights lies in its arena.
+    weights_bytes = 0 if provider == "cpu" else needed.of_kind(LineKind.WEIGHTS)
+    constants_bytes = constants_in_arena_bytes(files, provider)
+    return needed.arena_bytes + constants_bytes + weights_bytes + SESSION_SLACK_BYTES
 
 
 def require_room_for_data(

@@ -49,6 +49,26 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def rehearsing(
+    epochs: int, memory_bytes: int, peak_bytes: int, budget_bytes: int | None
+) -> Progress:
+    """Progress of a run that has not begun: its rehearsal."""
+    return Progress(
+        phase="rehearse",
+        epoch=1,
+        epochs=epochs,
+        step=0,
+        steps=1,
+        loss=None,
+        accuracy=None,
+        lr=None,
+        images_s=None,
+        memory_bytes=memory_bytes,
+        peak_bytes=peak_bytes,
+        budget_bytes=budget_bytes,
+    )
+
+
 @dataclass(frozen=True)
 class EpochRecord:
     """One finished epoch.

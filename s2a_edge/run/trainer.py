@@ -12,14 +12,14 @@ from s2a_edge.run.bundle_identity import bundle_identity
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet, open_data
 from s2a_edge.run.device_tensor import Array, Provider
-from s2a_edge.run.engine import Engine, constants_in_arena_bytes, require_compatible
+from s2a_edge.run.engine import Engine, require_compatible
 from s2a_edge.run.evaluate import Evaluation, Evaluator
 from s2a_edge.run.export import export
 from s2a_edge.run.fit import Fit, FitPlan, Position
 from s2a_edge.run.guard import MemoryGuard
 from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
-from s2a_edge.run.report import OnProgress, Progress, RunSummary
+from s2a_edge.run.report import OnProgress, RunSummary, rehearsing
 from s2a_edge.run.run_folder import RunFolder, checkpoint_path, refuse_existing
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.run.start import new_record, require_resumable, resumed_position
@@ -28,12 +28,7 @@ from s2a_edge.run.step import StepResult, TrainStep
 from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
-from s2a_edge.spec.requirement import LineKind, Requirement
-from s2a_edge.spec.units import KIB
-
-SESSION_SLACK_BYTES = 64 * KIB
-"""What sessions keep in the shared arena besides the plan of the one that runs; a few hundred
-bytes each were seen (onnxruntime 1.32), but the arena rounds, and a plan leaves nothing over."""
+from s2a_edge.spec.requirement import Requirement
 
 Data = DataSet | Path | str
 
@@ -78,7 +73,7 @@ class Trainer:
             manifest, budget_bytes, micro_batch, self._setting
         )
         self.micro_batch = self.requirement.micro_batch
-        self._arena_limit_bytes = self._arena_limit(provider)
+        self._arena_limit_bytes = memory_check.arena_limit(self.bundle, self.requirement, provider)
         self._engine = Engine(
             arena_limit_bytes=self._arena_limit_bytes,
             provider=provider,
@@ -286,17 +281,6 @@ class Trainer:
         self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
 
-    def _arena_limit(self, provider: Provider) -> int:
-        """The plan's arena, and what this runtime keeps there besides."""
-        graphs = self.bundle.manifest.graphs
-        train = next(g for g in graphs.train if g.batch == self.micro_batch)
-        files = [self.bundle.path / g.file for g in (graphs.eval, graphs.optimizer, train)]
-        # A CUDA session's copy of the weights lies in its arena.
-        weights_bytes = 0 if provider == "cpu" else self.requirement.of_kind(LineKind.WEIGHTS)
-        constants_bytes = constants_in_arena_bytes(files, provider)
-        planned_bytes = self.requirement.arena_bytes
-        return planned_bytes + constants_bytes + weights_bytes + SESSION_SLACK_BYTES
-
     @cached_property
     def _train(self) -> TrainStep:
         # The session that needs most comes last: what the others keep in the arena then lies
@@ -322,7 +306,14 @@ class Trainer:
     def _rehearse(self, plan: FitPlan) -> None:
         """Run everything once, so that whatever does not fit fails now; the state is unchanged."""
         if plan.on_progress is not None:
-            plan.on_progress(self._rehearsal_progress(plan))
+            plan.on_progress(
+                rehearsing(
+                    plan.settings.epochs,
+                    self._guard.resident_bytes(),
+                    self.peak_bytes,
+                    self.budget_bytes,
+                )
+            )
         before = self.state.snapshot()
         try:
             train = self._train
@@ -343,19 +334,3 @@ class Trainer:
         self.state.restore(tensors, where=str(folder.last))
         folder.cut_metrics(info.metrics_bytes)
         return position
-
-    def _rehearsal_progress(self, plan: FitPlan) -> Progress:
-        return Progress(
-            phase="rehearse",
-            epoch=1,
-            epochs=plan.settings.epochs,
-            step=0,
-            steps=1,
-            loss=None,
-            accuracy=None,
-            lr=None,
-            images_s=None,
-            memory_bytes=self._guard.resident_bytes(),
-            peak_bytes=self.peak_bytes,
-            budget_bytes=self.budget_bytes,
-        )

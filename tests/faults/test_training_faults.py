@@ -299,6 +299,21 @@ def test_an_exhausted_arena_in_the_middle_of_a_run_is_saved_and_named(
     assert_finishes_like(uninterrupted, wide, samples, out)
 
 
+def test_python_running_out_of_memory_is_a_budget_error_too(
+    wide: Path, samples: Path, tmp_path: Path, uninterrupted: Any
+) -> None:
+    """As an image does that is decoded under an address-space limit."""
+
+    def exhaust(now: Progress) -> None:
+        if (now.phase, now.epoch, now.step) == ("train", 1, 5):
+            raise MemoryError
+
+    out = tmp_path / "run"
+    with pytest.raises(BudgetError, match="epoch 1, step 6"):
+        Trainer(wide, seed=3).fit(samples, out=out, on_progress=exhaust, **OPTIONS)  # type: ignore[arg-type]  # a dict of several types
+    assert_finishes_like(uninterrupted, wide, samples, out)
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(
     wide: Path, tmp_path: Path
 ) -> None:

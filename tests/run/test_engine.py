@@ -10,7 +10,7 @@ import pytest
 from s2a_edge.run.device_tensor import DeviceTensor
 from s2a_edge.run.engine import Engine, require_compatible, require_runtime, runtime_version
 from s2a_edge.run.graph import Graph
-from s2a_edge.run.trainer import SESSION_SLACK_BYTES
+from s2a_edge.run.memory_check import SESSION_SLACK_BYTES
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat

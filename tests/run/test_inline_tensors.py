@@ -16,7 +16,7 @@ from s2a_edge.run import engine as engine_module
 from s2a_edge.run.device_tensor import DeviceTensor
 from s2a_edge.run.engine import Engine
 from s2a_edge.run.inline_tensors import inline_tensors
-from s2a_edge.run.trainer import SESSION_SLACK_BYTES
+from s2a_edge.run.memory_check import SESSION_SLACK_BYTES
 from s2a_edge.spec.errors import BundleError
 from tests.run.toy_bundle import ARENA_BYTES, toy_samples
 
