@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from s2a_edge.pack import describe
 from s2a_edge.pack.capture import open_source
@@ -76,6 +76,7 @@ def pack(source: str, out: Path, options: PackOptions,
         InternalError: the rehearsal contradicts the plan.
         StorageError: the disk refuses; what existed at ``out`` is untouched.
     """
+    _require_place(out)
     on_stage("capture", source)
     captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
                            features=options.features, pool=options.pool,
@@ -96,6 +97,15 @@ def pack(source: str, out: Path, options: PackOptions,
     size = path.stat().st_size if path.is_file() else sum(
         f.stat().st_size for f in path.iterdir())
     return PackReport(path, manifest, size)
+
+
+def _require_place(out: Path) -> None:
+    """Refuses at once, and without writing, what would fail after minutes of work."""
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise StorageError(where=str(parent), expected="a folder that can be written",
+                           got="no folder" if not parent.is_dir() else "no permission",
+                           todo="choose another --out")
 
 
 def _staging_folder(out: Path) -> Path:
@@ -123,7 +133,8 @@ class _Files:
         entries = emit_weights(compiled.models, folder / WEIGHTS_NAME)
         self.weights: dict[str, WeightEntry] = {e.name: e for e in entries}
         self.initial = {t.name: t.initial for t in compiled.trainables}
-        save_file(self.initial, folder / _PARAMETERS_NAME)
+        # Not save_file: its own error type would hide what the disk says.
+        (folder / _PARAMETERS_NAME).write_bytes(save(self.initial))
 
     def manifest(self) -> Manifest:
         """Plans and rehearses everything, and describes it."""
