@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.graph import infer_outputs
 from s2a_edge.pack.plan import plan_memory
+from s2a_edge.run.engine import runtime_name, runtime_version
 from s2a_edge.run.rehearsal import Request, rehearse
 from s2a_edge.spec.errors import S2AError
 
@@ -96,7 +97,8 @@ def smallest_arena_bytes(path: Path, threads: int, *, start_bytes: int, floor_by
 
 def compare(path: Path, threads: int, resolution: float) -> Comparison:
     """Plans and measures one graph."""
-    plan = plan_memory(load_shaped(path), threads=threads).plan
+    plan = plan_memory(load_shaped(path), threads=threads,
+                       version=runtime_version(runtime_name())).plan
     measured = smallest_arena_bytes(
         path, threads, start_bytes=plan.arena_bytes,
         # Below this something else would be measured: a limit that the session's own constants

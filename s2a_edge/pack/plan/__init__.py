@@ -11,23 +11,26 @@ import onnx_ir as ir
 
 from s2a_edge.pack.plan.planner import Moment, PlanResult, make_plan
 from s2a_edge.pack.plan.verify import verify_plan
+from s2a_edge.pack.plan.workspaces import Runtime
 
 
-def plan_memory(model: ir.Model, *, bound_outputs: bool = True, threads: int = 1) -> PlanResult:
+def plan_memory(model: ir.Model, *, bound_outputs: bool = True, threads: int = 1,
+                version: tuple[int, int] = (1, 32)) -> PlanResult:
     """The verified memory plan of ``model``, its nodes executed in the order they have.
 
     Args:
         model: static shapes and dtypes everywhere; opset 21 plus ``FusedMatMul``. Values carry
             what they are for in ``metadata_props["s2a.kind"]``.
         bound_outputs: graph outputs are bound to memory of the caller, as our runtime does.
-        threads: intra-op threads of the session. A convolution takes 64 KiB for each.
+        threads: intra-op threads of the session. A convolution takes at least 64 KiB for each.
+        version: of the onnxruntime that will run it; convolutions differ (see ``workspaces``).
 
     Raises:
         InternalError: if a shape or dtype is unknown, or plan and verifier disagree.
     """
-    result = make_plan(model, bound_outputs=bound_outputs, threads=threads)
+    result = make_plan(model, bound_outputs=bound_outputs, runtime=Runtime(threads, version))
     verify_plan(model, result)
     return result
 
 
-__all__ = ["Moment", "PlanResult", "plan_memory", "verify_plan"]
+__all__ = ["Moment", "PlanResult", "Runtime", "plan_memory", "verify_plan"]

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from s2a_edge.pack.graph import nbytes_of
 from s2a_edge.pack.plan.kernel_memory import alias_source, in_place_source, present_outputs
 from s2a_edge.pack.plan.min_cut import UNLIMITED, FlowNetwork
-from s2a_edge.pack.plan.workspaces import workspaces_of
+from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 
 # Cuts are computed for this many nodes; the bound is the largest of them.
 _CUTS = 12
@@ -40,7 +40,7 @@ class _Order:
     after: list[int]
 
 
-def lower_bound_bytes(model: ir.Model, *, bound_outputs: bool, threads: int) -> int:
+def lower_bound_bytes(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> int:
     """Bytes that any topological order of ``model`` needs at its peak.
 
     Raises:
@@ -50,7 +50,7 @@ def lower_bound_bytes(model: ir.Model, *, bound_outputs: bool, threads: int) -> 
     if not nodes:
         return 0
     values = _buffers(nodes, set(model.graph.outputs) if bound_outputs else set())
-    own = [_own_bytes(node, at, values, threads) for at, node in enumerate(nodes)]
+    own = [_own_bytes(node, values, runtime) for node in nodes]
     order = _order(nodes)
     buffers = list(values.values())
     operands = [0] * len(nodes)
@@ -83,9 +83,9 @@ def _buffers(nodes: list[ir.Node], external: set[ir.Value]) -> dict[ir.Value, _B
             for value, at in producer.items()}
 
 
-def _own_bytes(node: ir.Node, at: int, buffers: dict[ir.Value, _Buffer], threads: int) -> int:
+def _own_bytes(node: ir.Node, buffers: dict[ir.Value, _Buffer], runtime: Runtime) -> int:
     """Results and workspaces of a node; a result that may be written over an operand is free."""
-    workspaces = workspaces_of(node, threads)
+    workspaces = workspaces_of(node, runtime)
     results = sum(buffers[value].size_bytes for value in present_outputs(node)
                   if value in buffers and in_place_source(node) is None)
     return sum(workspaces.before_bytes) + sum(workspaces.after_bytes) + results

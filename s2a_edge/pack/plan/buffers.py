@@ -20,7 +20,7 @@ from s2a_edge.pack.plan.kernel_memory import (
     in_place_source,
     present_outputs,
 )
-from s2a_edge.pack.plan.workspaces import workspaces_of
+from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 from s2a_edge.spec.memory_plan import MemoryKind
 
 # A buffer that several values share is counted as the first of these that one of them is.
@@ -141,14 +141,14 @@ def kind_of(value: ir.Value) -> MemoryKind:
     return MemoryKind(value.metadata_props.get(KIND_KEY, MemoryKind.WORKING.value))
 
 
-def record_traffic(model: ir.Model, *, bound_outputs: bool, threads: int) -> Traffic:
+def record_traffic(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Traffic:
     """The allocations and releases of one run of ``model``, nodes in the order they have.
 
     Args:
         model: static shapes everywhere.
         bound_outputs: the caller provides the memory of graph outputs; else they are allocated
             and stay.
-        threads: the runtime's intra-op threads (convolutions take memory for each).
+        runtime: whose kernels take workspaces.
 
     Raises:
         InternalError: if a shape or dtype is unknown.
@@ -159,12 +159,12 @@ def record_traffic(model: ir.Model, *, bound_outputs: bool, threads: int) -> Tra
     for value in outputs:
         reads[value] += 1  # the caller reads it when the run is over
     recorder = _Recorder(reads, outputs, bound_outputs, len(nodes))
-    traffic = tuple(_run(recorder, node, at, threads) for at, node in enumerate(nodes))
+    traffic = tuple(_run(recorder, node, at, runtime) for at, node in enumerate(nodes))
     return Traffic(tuple(map(_close, recorder.buffers)), traffic, counted_initializer_bytes(model))
 
 
-def _run(recorder: _Recorder, node: ir.Node, at: int, threads: int) -> NodeTraffic:
-    workspaces = workspaces_of(node, threads)
+def _run(recorder: _Recorder, node: ir.Node, at: int, runtime: Runtime) -> NodeTraffic:
+    workspaces = workspaces_of(node, runtime)
     before = [_workspace(recorder, node, at, size) for size in workspaces.before_bytes]
     placed = [recorder.place(node, value, at) for value in present_outputs(node)]
     after = [_workspace(recorder, node, at, size) for size in workspaces.after_bytes]

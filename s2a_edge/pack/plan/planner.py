@@ -11,6 +11,7 @@ from s2a_edge.pack.plan.arena import round_up, smallest_arena_bytes
 from s2a_edge.pack.plan.bound import lower_bound_bytes
 from s2a_edge.pack.plan.buffers import Buffer, Traffic, record_traffic
 from s2a_edge.pack.plan.liveness import LiveBytes, alive_at, live_bytes, peak_node
+from s2a_edge.pack.plan.workspaces import Runtime
 from s2a_edge.spec.memory_plan import MemoryKind, MemoryPlan
 
 
@@ -42,7 +43,7 @@ class PlanResult:
         largest_at_peak: the buffers alive at the peak, the largest first.
         traffic: every allocation and release, for the simulator and for tools.
         bound_outputs: graph outputs live in memory of the caller.
-        threads: intra-op threads that the plan is for.
+        runtime: the onnxruntime that the plan is for.
     """
 
     plan: MemoryPlan
@@ -50,16 +51,16 @@ class PlanResult:
     largest_at_peak: tuple[Buffer, ...]
     traffic: Traffic
     bound_outputs: bool
-    threads: int
+    runtime: Runtime
 
 
-def make_plan(model: ir.Model, *, bound_outputs: bool, threads: int) -> PlanResult:
+def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> PlanResult:
     """Plans ``model`` without checking the result (see :func:`s2a_edge.pack.plan.plan_memory`).
 
     Raises:
         InternalError: if a shape or dtype is unknown.
     """
-    traffic = record_traffic(model, bound_outputs=bound_outputs, threads=threads)
+    traffic = record_traffic(model, bound_outputs=bound_outputs, runtime=runtime)
     live = live_bytes(traffic.buffers, len(traffic.nodes))
     live[MemoryKind.CONSTANTS] += traffic.counted_bytes
     peak = peak_node(live)
@@ -70,15 +71,15 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, threads: int) -> PlanResu
     plan = MemoryPlan(
         liveness_peak_bytes=timeline[peak].total_bytes if timeline else 0,
         lower_bound_bytes=traffic.counted_bytes + lower_bound_bytes(
-            model, bound_outputs=bound_outputs, threads=threads),
+            model, bound_outputs=bound_outputs, runtime=runtime),
         arena_bytes=smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic)),
         peak_node=timeline[peak].name if timeline else "",
         at_peak=dict(timeline[peak].live_bytes) if timeline else {},
         saved_bytes=sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED),
         node_count=len(timeline),
-        threads=threads,
+        threads=runtime.threads,
     )
-    return PlanResult(plan, timeline, tuple(alive), traffic, bound_outputs, threads)
+    return PlanResult(plan, timeline, tuple(alive), traffic, bound_outputs, runtime)
 
 
 def _rounded_peak_bytes(traffic: Traffic) -> int:

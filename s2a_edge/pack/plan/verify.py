@@ -15,7 +15,7 @@ import onnx_ir as ir
 from s2a_edge.pack.graph import nbytes_of
 from s2a_edge.pack.plan import kernel_memory
 from s2a_edge.pack.plan.planner import PlanResult
-from s2a_edge.pack.plan.workspaces import workspaces_of
+from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 from s2a_edge.spec.errors import InternalError
 
 
@@ -33,7 +33,7 @@ def verify_plan(model: ir.Model, result: PlanResult) -> None:
     Raises:
         InternalError: naming the first node at which they differ, or the field of the plan.
     """
-    replayed = list(_replay(model, bound_outputs=result.bound_outputs, threads=result.threads))
+    replayed = list(_replay(model, bound_outputs=result.bound_outputs, runtime=result.runtime))
     planned = [(moment.name, moment.total_bytes) for moment in result.timeline]
     for (name, got), (planned_name, expected) in zip(replayed, planned, strict=True):
         if (name, got) != (planned_name, expected):
@@ -56,7 +56,7 @@ def _differ(where: str, expected: str, got: str) -> None:
                         todo="report this")
 
 
-def _replay(model: ir.Model, *, bound_outputs: bool, threads: int) -> Iterator[tuple[str, int]]:
+def _replay(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Iterator[tuple[str, int]]:
     """(node name, bytes alive while it runs), node after node."""
     remaining: dict[ir.Value, int] = {}
     for node in model.graph:
@@ -75,7 +75,7 @@ def _replay(model: ir.Model, *, bound_outputs: bool, threads: int) -> Iterator[t
             memory[value] = home
             if home is not None:
                 alive.add(home)
-        temporary = workspaces_of(node, threads)
+        temporary = workspaces_of(node, runtime)
         yield node.name or "", (constants_bytes + sum(m.size_bytes for m in alive)
                                 + sum(temporary.before_bytes) + sum(temporary.after_bytes))
         for value in node.inputs:

@@ -1,9 +1,10 @@
 """Temporaries that kernels take from the arena while they run, as formulas of shapes.
 
-Facts of onnxruntime 1.32's CPU provider without prepacking, measured like those of
-``kernel_memory``. Every operator that is not named here was measured to take nothing: MatMul,
-Gemm, FusedMatMul, reductions over any axes, Transpose, LayerNormalization, Slice, Pad, pooling,
-QuantizeLinear and DequantizeLinear (4-bit ones too), and all elementwise operators.
+Facts of onnxruntime's CPU provider on x86-64 without prepacking, measured like those of
+``kernel_memory``; only convolutions differ between versions. Every operator that is not named here
+was measured to take nothing: MatMul, Gemm, FusedMatMul, reductions over any axes, Transpose,
+LayerNormalization, Slice, Pad, pooling, QuantizeLinear and DequantizeLinear (4-bit ones too), and
+all elementwise operators.
 """
 
 from __future__ import annotations
@@ -23,6 +24,22 @@ _CONV_TILE_BYTES = 128 * 128 * _FLOAT_BYTES
 # Multiplications that are worth a thread of their own, and how thread slices are aligned.
 _MULTIPLICATIONS_PER_THREAD = 64 * 1024
 _THREAD_ALIGN = 16
+# Versions that changed how convolutions are spread over threads.
+_THREADS_SHARE_IMAGES = (1, 23)
+_TILES_SUFFICE = (1, 27)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The onnxruntime that a plan is for.
+
+    Attributes:
+        threads: intra-op threads of the session.
+        version: major and minor number.
+    """
+
+    threads: int
+    version: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -33,21 +50,22 @@ class Workspaces:
     after_bytes: tuple[int, ...] = ()
 
 
-def workspaces_of(node: ir.Node, threads: int) -> Workspaces:
-    """The temporaries of ``node`` when the runtime computes with ``threads`` threads.
+def workspaces_of(node: ir.Node, runtime: Runtime) -> Workspaces:
+    """The temporaries of ``node``.
 
     Raises:
         InternalError: if a shape or dtype is unknown.
     """
     formula = _FORMULAS.get(node.op_type) if node.domain == "" else None
-    return Workspaces() if formula is None else formula(node, threads)
+    return Workspaces() if formula is None else formula(node, runtime)
 
 
-def _conv(node: ir.Node, threads: int) -> Workspaces:
+def _conv(node: ir.Node, runtime: Runtime) -> Workspaces:
     """X [N, C, *in], W [M, C/group, *kernel] -> Y [N, M, *out].
 
-    A point-wise convolution needs nothing; few outputs positions: all patches at once,
-    [C/group·kernel, out]; else one tile per thread.
+    A point-wise convolution needs nothing; one with few output positions all patches of an image
+    at once, [C/group·kernel, out]; any other a tile per thread. From 1.23 to 1.26, threads that
+    share out images or groups hold all patches of theirs.
     """
     weight, out = shape_of(_operand(node, 1)), shape_of(node.outputs[0])
     group = node.attributes.get_int("group", 1)
@@ -56,11 +74,14 @@ def _conv(node: ir.Node, threads: int) -> Workspaces:
         return Workspaces()
     if filters > positions:
         return Workspaces(after_bytes=(positions * depth * _FLOAT_BYTES,))
-    if out[0] > 1 or group > 1:
-        used = min(threads, out[0] * group)
+    tile = _CONV_TILE_BYTES
+    if runtime.version >= _THREADS_SHARE_IMAGES and out[0] * group > 1:
+        used = min(runtime.threads, out[0] * group)
+        if runtime.version < _TILES_SUFFICE:
+            tile = max(tile, positions * depth * _FLOAT_BYTES, positions * filters * _FLOAT_BYTES)
     else:
-        used = _conv_threads(filters * positions * depth, positions, threads)
-    return Workspaces(after_bytes=(used * _CONV_TILE_BYTES,))
+        used = _conv_threads(filters * positions * depth, positions, runtime.threads)
+    return Workspaces(after_bytes=(used * tile,))
 
 
 def _reads_input_directly(node: ir.Node) -> bool:
@@ -91,13 +112,13 @@ def _conv_threads(multiplications: int, positions: int, threads: int) -> int:
     return wanted - 1 if slice_positions * (wanted - 1) >= positions else wanted
 
 
-def _conv_transpose(node: ir.Node, threads: int) -> Workspaces:
+def _conv_transpose(node: ir.Node, runtime: Runtime) -> Workspaces:
     """X [N, C, *in], W [C, M/group, *kernel]: columns of one image, [M/group·kernel, in]."""
     x, weight = shape_of(_operand(node, 0)), shape_of(_operand(node, 1))
     return Workspaces(after_bytes=(prod(weight[1:]) * prod(x[2:]) * _FLOAT_BYTES,))
 
 
-def _softmax(node: ir.Node, threads: int) -> Workspaces:
+def _softmax(node: ir.Node, runtime: Runtime) -> Workspaces:
     """Along another axis than the last: transposed copies of the input and of the output."""
     x = _operand(node, 0)
     rank = len(shape_of(x))
@@ -106,14 +127,14 @@ def _softmax(node: ir.Node, threads: int) -> Workspaces:
     return Workspaces(after_bytes=(nbytes_of(x), nbytes_of(x)))
 
 
-def _where(node: ir.Node, threads: int) -> Workspaces:
+def _where(node: ir.Node, runtime: Runtime) -> Workspaces:
     """Both branches are materialized, each broadcast with the condition."""
     return Workspaces(before_bytes=tuple(
         _broadcast_bytes([_operand(node, 0), _operand(node, i)], node.outputs[0])
         for i in (1, 2)))
 
 
-def _variadic(node: ir.Node, threads: int) -> Workspaces:
+def _variadic(node: ir.Node, runtime: Runtime) -> Workspaces:
     """Operands are combined from the left; every result but the last is a temporary.
 
     The runtime holds two of them at a time; all are counted here, which is more from five
@@ -135,7 +156,7 @@ def _operand(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
-_FORMULAS: dict[str, Callable[[ir.Node, int], Workspaces]] = {
+_FORMULAS: dict[str, Callable[[ir.Node, Runtime], Workspaces]] = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "LogSoftmax": _softmax, "Max": _variadic,
     "Mean": _variadic, "Min": _variadic, "Softmax": _softmax, "Sum": _variadic, "Where": _where,
 }  # fmt: skip

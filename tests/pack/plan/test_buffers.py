@@ -9,11 +9,12 @@ import pytest
 from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.plan.buffers import Buffer, record_traffic
-from s2a_edge.pack.plan.workspaces import Workspaces, workspaces_of
+from s2a_edge.pack.plan.workspaces import Runtime, Workspaces, workspaces_of
 from s2a_edge.spec.memory_plan import MemoryKind
 
 FLOAT = ir.DataType.FLOAT
 KIB = 1024
+RUNTIME = Runtime(1, (1, 32))
 SHAPE = [4, 256]  # 4 KiB of float32
 
 
@@ -26,7 +27,7 @@ class Net:
 
     def buffers(self, *outputs: ir.Value) -> dict[str, Buffer]:
         model = model_of([self.x], list(outputs), self.b, "net")
-        traffic = record_traffic(model, bound_outputs=True, threads=1)
+        traffic = record_traffic(model, bound_outputs=True, runtime=RUNTIME)
         return {b.name: b for b in traffic.buffers}
 
 
@@ -138,9 +139,9 @@ def test_outputs_that_are_not_bound_are_allocated_and_stay() -> None:
     z = net.b.op("Neg", net.b.op("Abs", y))
     view = net.b.op("Identity", y)  # an output is a copy, not a view
     model = model_of([net.x], [y, z, view], net.b, "net")
-    bound = record_traffic(model, bound_outputs=True, threads=1)
+    bound = record_traffic(model, bound_outputs=True, runtime=RUNTIME)
     assert [b.name for b in bound.buffers] == ["Abs"]
-    unbound = record_traffic(model, bound_outputs=False, threads=1)
+    unbound = record_traffic(model, bound_outputs=False, runtime=RUNTIME)
     assert {b.name: lifetime(b) for b in unbound.buffers} == {
         "Neg": (0, 4), "Abs": (1, 3), "Neg_1": (2, 4), "Identity": (3, 4)}
 
@@ -194,27 +195,35 @@ def test_a_convolution_with_few_positions_expands_all_patches() -> None:
     assert convolution((4, 3, 384, 56, 16, 16, 0, 1), 2).after_bytes == (3 * 3 * 3 * 256 * 4,)
 
 
-def convolution(case: tuple[int, ...], threads: int) -> Workspaces:
+def test_convolutions_of_older_versions_take_more() -> None:
+    patches = 32 * 32 * 16 * 3 * 3 * 4
+    taken = {minor: sum(convolution((2, 16, 32, 32, 3, 1, 1, 1), 4, (1, minor)).after_bytes)
+             for minor in (22, 23, 26, 27)}
+    assert taken == {22: 4 * 64 * KIB, 23: 2 * patches, 26: 2 * patches, 27: 2 * 64 * KIB}
+
+
+def convolution(case: tuple[int, ...], threads: int, version: tuple[int, int] = (1, 32),
+                ) -> Workspaces:
     batch, channels, filters, size, kernel, stride, pad, group = case
     net = Net([batch, channels, size, size])
     w = net.b.initializer("w", np.ones((filters, channels // group, kernel, kernel), np.float32))
     net.b.op("Conv", net.x, w, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4,
              group=group)
-    return workspaces_of(net.b.nodes[-1], threads)
+    return workspaces_of(net.b.nodes[-1], Runtime(threads, version))
 
 
 def test_a_transposed_convolution_keeps_the_columns_of_one_image() -> None:
     net = Net([2, 16, 32, 32])
     w = net.b.initializer("w", np.ones((16, 8, 3, 3), np.float32))
     net.b.op("ConvTranspose", net.x, w, kernel_shape=[3, 3], pads=[1] * 4, group=2)
-    assert workspaces_of(net.b.nodes[-1], 1).after_bytes == (8 * 9 * 32 * 32 * 4,)
+    assert workspaces_of(net.b.nodes[-1], RUNTIME).after_bytes == (8 * 9 * 32 * 32 * 4,)
 
 
 def test_softmax_copies_unless_it_runs_along_the_last_axis() -> None:
     net = Net()
     net.b.op("Softmax", net.x, axis=1)
     net.b.op("Softmax", net.x, axis=0)
-    last, first = (workspaces_of(node, 1) for node in net.b.nodes)
+    last, first = (workspaces_of(node, RUNTIME) for node in net.b.nodes)
     assert last == Workspaces()
     assert first.after_bytes == (4 * KIB, 4 * KIB)
 
@@ -225,7 +234,7 @@ def test_where_materializes_both_branches() -> None:
     net.b.op("Where", mask, net.b.constant(0.0), net.x)
     row = net.b.op("Slice", mask, net.b.constant([0]), net.b.constant([1]))
     net.b.op("Where", row, net.b.constant(0.0), net.x)
-    full, broadcast = (workspaces_of(n, 1) for n in net.b.nodes if n.op_type == "Where")
+    full, broadcast = (workspaces_of(n, RUNTIME) for n in net.b.nodes if n.op_type == "Where")
     assert full.before_bytes == (4 * KIB, 4 * KIB)
     assert broadcast.before_bytes == (KIB, 4 * KIB)
 
@@ -234,6 +243,6 @@ def test_sums_of_three_keep_the_sum_of_two() -> None:
     net = Net()
     net.b.op("Sum", net.x, net.x)
     net.b.op("Max", net.x, net.x, net.x)
-    two, three = (workspaces_of(node, 1) for node in net.b.nodes)
+    two, three = (workspaces_of(node, RUNTIME) for node in net.b.nodes)
     assert two == Workspaces()
     assert three.before_bytes == (4 * KIB,)
