@@ -87,8 +87,9 @@ class Evidence:
         machine: the host in words: processor, cores.
         onnxruntime: version that ran it.
         arena_measured_bytes: the smallest arena limit under which it was seen to run.
-        process_peak_bytes: peak anonymous memory of the process.
-        runtime_base_bytes: anonymous memory of that process before the session existed.
+        process_peak_bytes: peak resident memory of the process, mapped weights left out (a budget
+            counts them once, as the size of their file).
+        runtime_base_bytes: the same before the session existed, library code included.
         session_bytes: what creating the session added, before the first run.
         step_ms: median duration of one run, in milliseconds.
         n: number of runs behind ``step_ms``.
