@@ -14,16 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
-from s2a_edge.pack.codecs.words import (
-    flatten,
-    lookup_words,
-    pack_words,
-    round_to_codes,
-    words_bytes,
-)
+from s2a_edge.pack.codecs.scales import TINY
+from s2a_edge.pack.codecs.words import lookup_words, pack_words, words_bytes
 from s2a_edge.pack.graph import GraphBuilder, shape_of
-
-_TINY = 2.0**-100
 
 
 @dataclass(frozen=True)
@@ -48,21 +41,21 @@ class ProbabilityCodec:
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """Packed words; at 8 bits uint8 [N]."""
-        top = g.op("ReduceMax", x, g.constant([len(shape_of(x)) - 1]))
-        gain = g.op("Div", g.constant(float(self._limit)),
-                    g.op("Sqrt", g.op("Max", top, g.constant(_TINY))))
-        units = g.op("Mul", g.op("Sqrt", x), gain)
+        rows = g.op("Reshape", x, g.constant([-1, shape_of(x)[-1]]))
+        top = g.op("ReduceMax", rows, g.constant([1]), keepdims=0)
+        step = g.op("Mul", g.op("Sqrt", g.op("Max", top, g.constant(TINY))),
+                    g.constant(1 / self._limit))
+        # Along an axis, so that no second float copy is made: the quantizer divides.
+        codes = g.op("QuantizeLinear", g.op("Sqrt", rows), step, axis=0)
         if self.width == 8:
-            codes = g.op("QuantizeLinear", units, g.constant(1.0),
-                         g.constant(np.zeros((), np.uint8)))
-            return (flatten(g, codes),)
-        return (pack_words(g, round_to_codes(g, units, 1.0), self.width),)
+            return (g.op("Reshape", codes, g.constant([-1])),)
+        codes = g.op("DequantizeLinear", codes, g.constant(1.0))
+        return (pack_words(g, codes, self.width),)
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Squares, divided by their sum."""
         if self.width == 8:
-            roots = g.op("DequantizeLinear", stored[0], g.constant(1.0),
-                         g.constant(np.zeros((), np.uint8)))
+            roots = g.op("DequantizeLinear", stored[0], g.constant(1.0))
             squares = g.op("Mul", roots, roots)
             squares = g.op("Reshape", squares, g.constant(np.array(shape, np.int64)))
         else:
@@ -78,9 +71,9 @@ class ProbabilityCodec:
 
     def reference(self, x: Array) -> Array:
         """The same in numpy."""
-        top = np.maximum(x.max(-1, keepdims=True), np.float32(_TINY))
-        gain = np.float32(self._limit) / np.sqrt(top)
-        squares = np.rint(np.sqrt(x) * gain) ** 2
+        top = np.maximum(x.max(-1, keepdims=True), np.float32(TINY))
+        step = np.sqrt(top) * np.float32(1 / self._limit)
+        squares = np.rint(np.sqrt(x) / step) ** 2
         total: Array = np.maximum(squares.sum(-1, keepdims=True), np.float32(1))
         decoded: Array = squares / total
         return decoded
