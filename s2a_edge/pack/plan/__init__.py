@@ -26,7 +26,8 @@ def plan_memory(model: ir.Model, *, bound_outputs: bool = True, threads: int = 1
         version: of the onnxruntime that will run it; convolutions differ (see ``workspaces``).
 
     Raises:
-        InternalError: if a shape or dtype is unknown, or plan and verifier disagree.
+        InternalError: if a shape or dtype is unknown, if the runtime would rewrite a node (see
+            ``rewrites``), or if plan and verifier disagree.
     """
     result = make_plan(model, bound_outputs=bound_outputs, runtime=Runtime(threads, version))
     verify_plan(model, result)

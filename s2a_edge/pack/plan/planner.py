@@ -11,6 +11,7 @@ from s2a_edge.pack.plan.arena import round_up, smallest_arena_bytes
 from s2a_edge.pack.plan.bound import lower_bound_bytes
 from s2a_edge.pack.plan.buffers import Buffer, Traffic, record_traffic
 from s2a_edge.pack.plan.liveness import LiveBytes, alive_at, live_bytes, peak_node
+from s2a_edge.pack.plan.rewrites import require_executed_as_written
 from s2a_edge.pack.plan.workspaces import Runtime
 from s2a_edge.spec.memory_plan import MemoryKind, MemoryPlan
 
@@ -58,8 +59,11 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Plan
     """Plans ``model`` without checking the result (see :func:`s2a_edge.pack.plan.plan_memory`).
 
     Raises:
-        InternalError: if a shape or dtype is unknown.
+        InternalError: if a shape or dtype is unknown, or the runtime would not execute a node as
+            it is written.
     """
+    for node in model.graph:
+        require_executed_as_written(node)
     traffic = record_traffic(model, bound_outputs=bound_outputs, runtime=runtime)
     live = live_bytes(traffic.buffers, len(traffic.nodes))
     live[MemoryKind.CONSTANTS] += traffic.counted_bytes
