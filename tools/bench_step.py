@@ -115,9 +115,8 @@ def _table(report: dict[str, Any]) -> str:
              "|---|" + "---:|" * (len(columns) + 2)]
     for row in report["rows"]:
         sizes = [f"{row[key] / MIB:.1f}" if row.get(key) is not None else "" for _, key in columns]
-        lines.append(f"| {row['configuration']} | " + " | ".join(sizes)
-                     + f" | {row['step_ms']:.0f} ({row['step_ms_min']:.0f}-{row['step_ms_max']:.0f})"
-                     + f" | {row['n']} |")
+        step = f"{row['step_ms']:.0f} ({row['step_ms_min']:.0f}-{row['step_ms_max']:.0f})"
+        lines.append(f"| {row['configuration']} | {' | '.join(sizes)} | {step} | {row['n']} |")
     return "\n".join([*lines, "", *_ratios(report)])
 
 

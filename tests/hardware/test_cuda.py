@@ -7,6 +7,7 @@ the CPU, the gradients are those of the CPU, training lowers the loss, a limit i
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -82,7 +83,8 @@ def test_training_lowers_the_loss(bundle: Bundle, tmp_path: Path) -> None:
     labels = np.arange(24) % 3
     images = rng.standard_normal((24, *spec.shape)).astype(np.float32) + labels[
         :, None, None, None].astype(np.float32)
-    np.savez(tmp_path / "data.npz", **{spec.name: images, "labels": labels})
+    arrays: dict[str, Any] = {spec.name: images, "labels": labels}
+    np.savez(tmp_path / "data.npz", **arrays)
     trainer = Trainer(bundle, provider="cuda")
     before = trainer.evaluate(tmp_path / "data.npz")
     trainer.fit(tmp_path / "data.npz", epochs=4, lr=5e-3, out=tmp_path / "run")

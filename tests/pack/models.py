@@ -181,7 +181,8 @@ class Unsupported(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.up(self.first(image)).flatten(2)
-        return self.mix(x).mean(1)
+        mixed: torch.Tensor = self.mix(x)
+        return mixed.mean(1)
 
 
 class Einsum(nn.Module):

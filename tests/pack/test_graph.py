@@ -39,7 +39,7 @@ def test_names_are_unique_whatever_is_asked_for() -> None:
 def test_equal_constants_are_one_initializer() -> None:
     g = GraphBuilder()
     assert g.constant([1, 2]) is g.constant(np.array([1, 2], np.int64))
-    assert g.constant(1.0) is g.constant(np.float32(1.0), dtype="float32")
+    assert g.constant(1.0) is g.constant(np.asarray(1.0, np.float32))
     assert len(g.initializers) == 2
     assert all(CONSTANT_KEY in v.metadata_props for v in g.initializers.values())
 

@@ -20,19 +20,19 @@ from tests.pack.ops.samples import Sample
 UNCOMPRESSED = Precision(32, "store")
 
 
-class FusedMatMul(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+class FusedMatMul(OpRun):
     """``alpha · op(A) op(B)``, for the reference evaluator."""
 
     op_domain = MICROSOFT
 
-    def _run(self, a: Any, b: Any, transA: int = 0, transB: int = 0,  # noqa: N803
+    def _run(self, a: Any, b: Any, transA: int = 0, transB: int = 0,
              alpha: float = 1.0, **_: Any) -> tuple[Any]:
         a = np.swapaxes(a, -1, -2) if transA else a
         b = np.swapaxes(b, -1, -2) if transB else b
         return ((alpha or 1.0) * (a @ b)).astype(a.dtype),
 
 
-class Gelu(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+class Gelu(OpRun):
     """GELU in the dtype of its input; the evaluator's own goes through float32 constants."""
 
     def _run(self, x: Any, approximate: str | None = None) -> tuple[Any]:
@@ -43,14 +43,14 @@ class Gelu(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
         return (x * cumulative).astype(x.dtype),
 
 
-class Erf(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+class Erf(OpRun):
     """erf in the dtype of its input; the evaluator's own is float32."""
 
     def _run(self, x: Any) -> tuple[Any]:
         return np.vectorize(math.erf)(x).astype(x.dtype),
 
 
-class LayerNormalization(OpRun):  # type: ignore[misc]  # onnx.reference is not typed
+class LayerNormalization(OpRun):
     """Layer normalization in the dtype of its input; the evaluator's own stashes float32."""
 
     def _run(self, x: Any, scale: Any, bias: Any = None, axis: int = -1,
