@@ -24,7 +24,15 @@ dims = st.lists(st.integers(1, 50), max_size=4).map(tuple)
 def plans() -> st.SearchStrategy[MemoryPlan]:
     kinds = st.dictionaries(st.sampled_from(MemoryKind), sizes)
     return st.builds(
-        MemoryPlan, sizes, sizes, sizes, names, kinds, sizes, node_count=st.integers(0, 10**6)
+        MemoryPlan,
+        sizes,
+        sizes,
+        sizes,
+        names,
+        kinds,
+        sizes,
+        node_count=st.integers(0, 10**6),
+        threads=st.integers(1, 64),
     )
 
 
