@@ -13,7 +13,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from tests.pack.plan.graph_samples import attention_step, conv_step, mlp_step, random_graph
+from tests.pack.plan.random_graphs import random_graph
+from tests.pack.plan.step_samples import attention_step, conv_step, mlp_step
 
 ROOT = Path(__file__).parents[3]
 # The plan may be looser than what was measured by this much, and never tighter. What is modelled

@@ -14,7 +14,8 @@ from s2a_edge.pack.plan import PlanResult, plan_memory, verify_plan
 from s2a_edge.pack.plan.planner import Moment
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.memory_plan import MemoryKind
-from tests.pack.plan.graph_samples import attention_step, conv_step, mlp_step, random_graph
+from tests.pack.plan.random_graphs import random_graph
+from tests.pack.plan.step_samples import attention_step, conv_step, mlp_step
 
 FLOAT = ir.DataType.FLOAT
 
