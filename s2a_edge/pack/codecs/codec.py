@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 class Codec(Protocol):
     """Emits the nodes that store a value in few bits and the nodes that give it back.
 
-    ``decode(encode(x))`` has the shape of ``x`` and is float32. For finite ``x`` every stored and
+    ``decode(encode(x))`` has the shape of ``x`` and is float32. For |x| up to 1e38 every stored and
     decoded number is finite.
     """
 

@@ -58,23 +58,27 @@ class Compander:
         return self.top8 if width == 8 else self.top
 
 
+# Ends of the range of sigmoid that put x = 0 in the middle of a cell: on a boundary, rounding would
+# decide which of two codes it gets.
+_SIGMOID_TOP, _SIGMOID_TOP8 = 15 / 16, 255 / 256
+
 # Tops have the least error over the reference distribution (in steps of a twentieth), by squared
 # error plus squared mean error per unit, since a unit's mean error adds up over its tokens.
 # The reference of rectifier-like functions is broader than, and as skewed as, the
 # pre-activations measured on a ViT-S/14 (mean -0.85, deviation 0.94).
-_RECTIFIER = Compander(("Sigmoid",), 0.75, 1.0, -0.7, 1.2)
+_RECTIFIER = Compander(("Sigmoid",), 0.75, _SIGMOID_TOP8, -0.7, 1.2)
 COMPANDERS: dict[str, Compander] = {
     "gelu": _RECTIFIER,
     "gelu_tanh": _RECTIFIER,
-    "silu": Compander(("Sigmoid",), 0.85, 1.0, -0.7, 1.5),
-    "mish": Compander(("Sigmoid",), 0.75, 1.0, -0.7, 1.5),
+    "silu": Compander(("Sigmoid",), 0.85, _SIGMOID_TOP8, -0.7, 1.5),
+    "mish": Compander(("Sigmoid",), 0.75, _SIGMOID_TOP8, -0.7, 1.5),
     "elu": Compander(("Sigmoid",), 0.5, 0.5, 0.0, 1.5),
     "hardswish": Compander((_RAMP,), 1.0, 1.0, 0.0, 2.0),
-    "softplus": Compander(("Sigmoid",), 1.0, 1.0, 0.0, 2.0),
+    "softplus": Compander(("Sigmoid",), _SIGMOID_TOP, _SIGMOID_TOP8, 0.0, 2.0),
     "sigmoid": Compander(("Abs",), 4.0, 10.0, 0.0, 2.0),
     "tanh": Compander(("Abs",), 2.25, 5.0, 0.0, 1.2),
     "erf": Compander(("Abs",), 1.75, 3.0, 0.0, 1.0),
-    "softsign": Compander(("Abs", "Softsign"), 0.8, 1.0, 0.0, 1.5),
+    "softsign": Compander(("Abs", "Softsign"), 0.8, 0.92, 0.0, 1.5),
 }
 
 

@@ -72,7 +72,7 @@ class AsymmetricCodec:
     """Equal steps over the span of the group, for values with an offset such as q, k and v.
 
     x ~ centre + (code - top / 2) * step, both in bfloat16. The step is stretched for what
-    rounding moves the centre (at most 2**-9 of it). Error at most half a step; at 2 bits the step
+    rounding moves the centre (at most 2**-8 of it). Error at most half a step; at 2 bits the step
     is reach / 1.875, which leaves 0.4 of a step beyond the outer levels.
     """
 
