@@ -16,6 +16,7 @@ from s2a_edge.pack.differentiate import (
     require_rules,
 )
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.lower import lower
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
@@ -78,15 +79,19 @@ def compile_backbone(captured: Captured, options: PackOptions,
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
     steps = {b: differentiate(by_batch[b], precision) for b in batches}
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
+    references = {largest: differentiate(adapted, Precision(32, "store"))}
+    evaluation = forward_model(adapted, "eval")
+    inference = forward_model(by_batch[_INFER_BATCH], "infer")
+    for model in (*(s.model for s in (*steps.values(), *references.values())), evaluation,
+                  inference):
+        lower(model)
+    optimizer = optimizer_model(adapted.trainables, options.optimizer)
     for step in steps.values():
         schedule(step.model)
         check_emitted(step.model)
-    references = {largest: differentiate(adapted, Precision(32, "store"))}
-    optimizer = optimizer_model(adapted.trainables, options.optimizer)
     check_emitted(optimizer)
-    return Compiled(backbone, adapted.trainables, steps, references, largest,
-                    forward_model(adapted, "eval"), forward_model(by_batch[_INFER_BATCH], "infer"),
-                    optimizer)
+    return Compiled(backbone, adapted.trainables, steps, references, largest, evaluation,
+                    inference, optimizer)
 
 
 def _adapted(captured: Captured, batch: int, options: PackOptions) -> tuple[Backbone, Adapted]:

@@ -1,0 +1,27 @@
+"""Lowered operators compute the same and leave nothing behind that the runtime would expand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.lower import lower
+
+
+@pytest.mark.parametrize("op", ["HardSwish", "Mish"])
+def test_same_values_same_names_other_operators(op: str) -> None:
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, (4, 5))
+    first = g.op(op, x, name="inner")
+    last = g.op(op, first, name="outer")
+    model = model_of([x], [last], g, "lower")
+    data = {"x": np.linspace(-5, 5, 20, dtype=np.float32).reshape(4, 5)}
+    expected = ReferenceEvaluator(ir.to_proto(model)).run(None, data)[0]
+    lower(model)
+    assert not {op} & {n.op_type for n in model.graph}
+    assert [v.name for v in model.graph.outputs] == ["outer"]
+    got = ReferenceEvaluator(ir.to_proto(model)).run(None, data)[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
