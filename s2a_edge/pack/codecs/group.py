@@ -94,6 +94,11 @@ class AsymmetricCodec:
         return ((1 << self.width) - 1) / 2
 
     @property
+    def _lowest(self) -> int:
+        """The level of code 0 in the table."""
+        return -(1 << self.width - 1)
+
+    @property
     def _reach(self) -> float:
         """Steps from the centre to the farthest element, less than half a step past a level."""
         return self._half if self.width == 4 else self._half / _OUTER_LEVEL_2
@@ -119,10 +124,14 @@ class AsymmetricCodec:
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times step, plus centre."""
         grouping = Grouping.of(shape)
-        levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._half)
+        # Integer levels, the same as the symmetric codec's, so that both share one table; the
+        # half step between them and the true levels goes into the small tensor of centres.
+        levels = np.arange(self._lowest, -self._lowest, dtype=np.float32)
+        step, centre = (load_bfloat16(g, part) for part in stored[1:])
+        shift = g.op("Mul", step, g.constant(-self._half - self._lowest))
         units = lookup_words(g, stored[0], levels, grouping.shape)
-        steps = g.op("Mul", units, load_bfloat16(g, stored[1]))
-        return grouping.restore(g, g.op("Add", steps, load_bfloat16(g, stored[2])), shape)
+        values = g.op("Add", g.op("Mul", units, step), g.op("Add", centre, shift))
+        return grouping.restore(g, values, shape)
 
     def stored_bytes(self, shape: Shape) -> int:
         """Words, steps and centres."""
@@ -140,7 +149,8 @@ class AsymmetricCodec:
         step = round_to_bfloat16(np.maximum(reach * np.float32(1 / self._reach), least))
         per_unit = np.float32(1) / step
         codes = np.rint(groups * per_unit - (centre * per_unit - middle))
-        decoded: Array = (codes - middle) * step + centre
+        lowest = np.float32(self._lowest)
+        decoded: Array = (codes + lowest) * step + (centre + step * (-middle - lowest))
         return decoded.reshape(-1)[: x.size].reshape(x.shape)
 
 
