@@ -7,7 +7,12 @@ from collections.abc import Iterable
 
 from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Provider
-from s2a_edge.run.engine import constants_in_arena_bytes, usable_cores
+from s2a_edge.run.engine import (
+    constants_in_arena_bytes,
+    runtime_name,
+    runtime_version,
+    usable_cores,
+)
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
 from s2a_edge.spec.bundle import Bundle
@@ -35,6 +40,7 @@ def measure_setting(provider: Provider, threads: int | None = None) -> Setting:
         runtime_base_bytes=read_memory().rss_bytes + LIBRARY_GROWTH_BYTES,
         prefetch=provider != "cpu",
         threads=usable_cores() if threads is None else threads,
+        onnxruntime=runtime_version(runtime_name()),
     )
 
 

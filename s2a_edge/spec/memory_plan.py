@@ -18,6 +18,10 @@ MAX_NODES = 10_000_000
 MAX_NAME_CHARS = 1024
 THREAD_BYTES = 64 * 2**10  # scratch of one thread inside a convolution (onnxruntime, CPU)
 
+# onnxruntime, first and last version: threads that share out the images of a convolution each take
+# all patches of an image, not a tile of them at a time. (1.23.0 itself does not yet.)
+WHOLE_IMAGE_VERSIONS = ((1, 23), (1, 26))
+
 ByteCount = Annotated[int, Span(0, MAX_BYTES)]
 Name = Annotated[str, Length(1, MAX_NAME_CHARS)]
 
@@ -46,6 +50,8 @@ class MemoryPlan:
         node_count: nodes of the graph.
         threads: threads of one operator that the plan is for; each one more may take
             ``THREAD_BYTES`` more.
+        whole_image_arena_bytes: ``arena_bytes`` for :data:`WHOLE_IMAGE_VERSIONS`.
+        whole_image_thread_bytes: what each thread more may take there.
     """
 
     liveness_peak_bytes: ByteCount
@@ -56,6 +62,23 @@ class MemoryPlan:
     saved_bytes: ByteCount
     node_count: Annotated[int, Span(0, MAX_NODES)]
     threads: Annotated[int, Span(1, 4096)]
+    whole_image_arena_bytes: ByteCount
+    whole_image_thread_bytes: ByteCount
+
+    def arena_limit_bytes(
+        self, threads: int | None = None, onnxruntime: tuple[int, int] | None = None
+    ) -> int:
+        """The arena limit for so many threads and this version of onnxruntime (CPU).
+
+        Args:
+            threads: of one operator; None: as planned.
+            onnxruntime: major and minor number; None: one that the plan is for.
+        """
+        more_threads = max(0, (threads or 0) - self.threads)
+        first, last = WHOLE_IMAGE_VERSIONS
+        if onnxruntime is not None and first <= onnxruntime <= last:
+            return self.whole_image_arena_bytes + more_threads * self.whole_image_thread_bytes
+        return self.arena_bytes + more_threads * THREAD_BYTES
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from typing import Literal
 from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
 from s2a_edge.spec.manifest_checks import ITEM_BYTES
-from s2a_edge.spec.memory_plan import THREAD_BYTES
 from s2a_edge.spec.units import MIB
 
 How = Literal["measured at pack time", "measured on this device", "planned"]
@@ -126,6 +125,8 @@ class Setting:
         decoded_image_bytes: most bytes that decoding one image takes.
         prefetch: a second batch is read while the first is computed.
         threads: threads of one operator; None: as many as the plan is for.
+        onnxruntime: major and minor number of the version; None: a recent one. On the CPU some
+            versions need a larger arena.
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -133,6 +134,7 @@ class Setting:
     decoded_image_bytes: int = DECODED_IMAGE_BYTES
     prefetch: bool = True
     threads: int | None = None
+    onnxruntime: tuple[int, int] | None = None
 
 
 DEFAULT_SETTING = Setting()
@@ -155,9 +157,10 @@ def requirement(
     graphs = manifest.graphs
     plans = {train.file: train.plan, graphs.eval.file: graphs.eval.plan}
     plans[graphs.optimizer.file] = graphs.optimizer.plan
-    largest = max(plans, key=lambda file: plans[file].arena_bytes)
-    more_threads = max(0, (setting.threads or 0) - plans[largest].threads)
-    arena_bytes = plans[largest].arena_bytes + more_threads * THREAD_BYTES
+    version = setting.onnxruntime if setting.provider == "cpu" else None
+    limits = {file: x.arena_limit_bytes(setting.threads, version) for file, x in plans.items()}
+    largest = max(limits, key=lambda file: limits[file])
+    arena_bytes = limits[largest]
     param_bytes = sum(trainable.size_bytes for trainable in manifest.trainables)
     states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
     lines = [

@@ -161,6 +161,8 @@ def _plan(arena_bytes: int) -> MemoryPlan:
         saved_bytes=0,
         node_count=22,
         threads=64,
+        whole_image_arena_bytes=arena_bytes,
+        whole_image_thread_bytes=0,
     )
 
 

@@ -42,6 +42,8 @@ def plan() -> MemoryPlan:
         saved_bytes=600,
         node_count=7,
         threads=2,
+        whole_image_arena_bytes=1536,
+        whole_image_thread_bytes=512,
     )
 
 

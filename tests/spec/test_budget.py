@@ -33,7 +33,7 @@ from s2a_edge.spec.manifest import (
     Trainable,
     WeightEntry,
 )
-from s2a_edge.spec.memory_plan import Evidence, MemoryKind, MemoryPlan
+from s2a_edge.spec.memory_plan import THREAD_BYTES, Evidence, MemoryKind, MemoryPlan
 from s2a_edge.spec.units import MIB, parse_bytes
 
 PARAM_BYTES = 25_000 * 4
@@ -43,7 +43,18 @@ WEIGHT_BYTES = 10 * MIB + 4096
 
 def plan(arena_bytes: int) -> MemoryPlan:
     at_peak = {MemoryKind.SAVED: arena_bytes}
-    return MemoryPlan(arena_bytes, arena_bytes, arena_bytes, "node", at_peak, arena_bytes, 5, 2)
+    return MemoryPlan(
+        arena_bytes,
+        arena_bytes,
+        arena_bytes,
+        "node",
+        at_peak,
+        arena_bytes,
+        5,
+        threads=2,
+        whole_image_arena_bytes=arena_bytes + 3 * MIB,
+        whole_image_thread_bytes=MIB,
+    )
 
 
 def evidence(base_mib: int = 30, session_mib: int = 2, peak_bytes: int = 0) -> Evidence:
@@ -105,6 +116,31 @@ def manifest(
         recipe = dataclasses.replace(made.recipe, optimizer="sgd")
         made = dataclasses.replace(made, recipe=recipe)
     return Manifest.from_json(made.to_json())
+
+
+@pytest.mark.parametrize(
+    ("threads", "version", "more_bytes"),
+    [
+        (None, None, 0),
+        (1, None, 0),
+        (6, None, 4 * THREAD_BYTES),
+        (6, (1, 22), 4 * THREAD_BYTES),
+        (2, (1, 23), 3 * MIB),
+        (6, (1, 26), 7 * MIB),
+        (6, (1, 27), 4 * THREAD_BYTES),
+    ],
+)
+def test_threads_and_some_versions_need_a_larger_arena(
+    threads: int | None, version: tuple[int, int] | None, more_bytes: int
+) -> None:
+    setting = Setting(threads=threads, onnxruntime=version)
+    needed = requirement(manifest({4: 40 * MIB}), setting=setting)
+    assert needed.arena_bytes == needed.of_kind(LineKind.ARENA) == 40 * MIB + more_bytes
+
+
+def test_the_gpu_does_not_care_for_the_cpus_convolutions() -> None:
+    setting = Setting(provider="cuda", onnxruntime=(1, 24))
+    assert requirement(manifest({4: 40 * MIB}), setting=setting).arena_bytes == 40 * MIB
 
 
 def test_every_part_is_counted_once() -> None:

@@ -33,6 +33,8 @@ def plans() -> st.SearchStrategy[MemoryPlan]:
         sizes,
         node_count=st.integers(0, 10**6),
         threads=st.integers(1, 64),
+        whole_image_arena_bytes=sizes,
+        whole_image_thread_bytes=sizes,
     )
 
 

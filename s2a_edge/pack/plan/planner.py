@@ -12,8 +12,13 @@ from s2a_edge.pack.plan.bound import lower_bound_bytes
 from s2a_edge.pack.plan.buffers import Buffer, Traffic, record_traffic
 from s2a_edge.pack.plan.liveness import LiveBytes, alive_at, live_bytes, peak_node
 from s2a_edge.pack.plan.rewrites import require_executed_as_written
-from s2a_edge.pack.plan.workspaces import Runtime
-from s2a_edge.spec.memory_plan import MemoryKind, MemoryPlan
+from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
+from s2a_edge.spec.memory_plan import (
+    THREAD_BYTES,
+    WHOLE_IMAGE_VERSIONS,
+    MemoryKind,
+    MemoryPlan,
+)
 
 
 @dataclass(frozen=True)
@@ -72,18 +77,32 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Plan
         Moment(node.name, node.op_type, {k: int(array[at]) for k, array in live.items()})
         for at, node in enumerate(traffic.nodes))
     alive = alive_at(traffic.buffers, peak)
+    arena_bytes = smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic))
+    whole_image = Runtime(runtime.threads, WHOLE_IMAGE_VERSIONS[-1])
+    their_traffic = record_traffic(model, bound_outputs=bound_outputs, runtime=whole_image)
     plan = MemoryPlan(
         liveness_peak_bytes=timeline[peak].total_bytes if timeline else 0,
         lower_bound_bytes=traffic.counted_bytes + lower_bound_bytes(
             model, bound_outputs=bound_outputs, runtime=runtime),
-        arena_bytes=smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic)),
+        arena_bytes=arena_bytes,
         peak_node=timeline[peak].name if timeline else "",
         at_peak=dict(timeline[peak].live_bytes) if timeline else {},
         saved_bytes=sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED),
         node_count=len(timeline),
         threads=runtime.threads,
+        whole_image_arena_bytes=arena_bytes if their_traffic == traffic else smallest_arena_bytes(
+            their_traffic, _rounded_peak_bytes(their_traffic)),
+        whole_image_thread_bytes=_whole_image_thread_bytes(model),
     )
     return PlanResult(plan, timeline, tuple(alive), traffic, bound_outputs, runtime)
+
+
+def _whole_image_thread_bytes(model: ir.Model) -> int:
+    """The most that one thread takes in a convolution of :data:`WHOLE_IMAGE_VERSIONS`."""
+    one_thread = Runtime(1, WHOLE_IMAGE_VERSIONS[-1])
+    sizes = [round_up(sum(workspaces_of(node, one_thread).after_bytes))
+             for node in model.graph if node.op_type == "Conv"]
+    return max([THREAD_BYTES, *sizes])
 
 
 def _rounded_peak_bytes(traffic: Traffic) -> int:

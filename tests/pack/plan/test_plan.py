@@ -50,6 +50,20 @@ def test_the_lower_bound_knows_that_something_must_be_saved() -> None:
     assert plan.lower_bound_bytes > plan.saved_bytes
 
 
+def test_older_convolutions_take_whole_images_for_each_thread() -> None:
+    model = conv_step(channels=(16, 32, 32, 48), size=32, batch=2)
+    plan = plan_memory(model, threads=2).plan
+    assert plan.whole_image_arena_bytes == plan_memory(
+        model, threads=2, version=(1, 25)).plan.arena_bytes > plan.arena_bytes
+    more = plan_memory(model, threads=2, version=(1, 27)).plan
+    assert more.arena_bytes == plan.arena_bytes
+
+
+def test_without_convolutions_all_versions_need_the_same() -> None:
+    plan = plan_memory(mlp_step(blocks=3, width=32, rows=16, bits=4)).plan
+    assert plan.whole_image_arena_bytes == plan.arena_bytes
+
+
 def reorder(model: ir.Model, rng: random.Random) -> None:
     """Another topological order of the nodes, drawn at random."""
     waiting = list(model.graph)
