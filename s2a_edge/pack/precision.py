@@ -5,8 +5,8 @@
 * Masks and window indices are exact in 1 to 4 bits at any setting below 32.
 * Attention. Either the probabilities P are coded and q, k, v with them, or P is recomputed from
   q, k at 8 bits. With N tokens and heads of width d, the first takes N/2 + 3d/2 bytes per token
-  and head, the second 3d. At equal bytes recomputation has a third of the gradient error, so
-  ``auto`` recomputes where that is not larger: N >= 3d.
+  and head, the second 3d. Recomputation has the smaller gradient error at equal bytes (and took
+  less time), so ``auto`` recomputes where it does not take more: N >= 3d.
 """
 
 from __future__ import annotations
