@@ -104,6 +104,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         "features": features,
         "pool": pool,
         "labels": _labels(classes, labels),
+        "classes": classes,
         "input_shape": shape,
         "effective_batch": batch,
         "micro_batches": parse_counts(micro_batch, flag="--micro-batch"),
@@ -154,7 +155,7 @@ def _list_features(
 
 
 def _labels(classes: int | None, labels: Path | None) -> tuple[str, ...]:
-    """Class names as the options give them; numbers where only their count is given."""
+    """Class names as the options give them; none where only their count is given."""
     names = read_labels(labels) if labels else None
     if names is None and classes is None:
         raise UsageError(
@@ -170,7 +171,7 @@ def _labels(classes: int | None, labels: Path | None) -> tuple[str, ...]:
             got=str(classes),
             todo="leave --classes off",
         )
-    return names if names is not None else tuple(str(i) for i in range(classes or 0))
+    return names or ()
 
 
 def _report_table(report: PackReport) -> Table:

@@ -98,7 +98,7 @@ def _adapted(captured: Captured, batch: int, options: PackOptions) -> tuple[Back
     backbone = normalize(captured.at_batch(batch))
     slices_to_splits(backbone.model)
     adapted = adapt(backbone.model, backbone.data_inputs, backbone.features,
-                    classes=len(options.labels), adapters=options.adapters, seed=options.seed)
+                    classes=options.class_count, adapters=options.adapters, seed=options.seed)
     return backbone, adapted
 
 

@@ -48,7 +48,7 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         inputs=tuple(_input(v, backbone.preprocessing is not None)
                      for v in backbone.data_inputs),
         preprocessing=backbone.preprocessing,
-        task=Task("cross_entropy", len(options.labels), options.labels),
+        task=Task("cross_entropy", options.class_count, options.labels),
         recipe=Recipe(tuple(dict.fromkeys((*options.adapters, "head"))), options.bits,
                       "recompute" if recomputed else "store", options.optimizer,  # type: ignore[arg-type]  # checked by PackOptions
                       options.effective_batch, tuple(sorted(options.micro_batches)),

@@ -18,7 +18,9 @@ class PackOptions:
     """The recipe of a pack.
 
     Attributes:
-        labels: class names, in the order of the head's outputs.
+        labels: class names, in the order of the head's outputs; none: class folders are taken in
+            the order of their names.
+        classes: how many classes; None: as many as labels.
         input_shape: shape of one sample, e.g. (3, 224, 224); None: as the source says.
         weights: weights for a source that has none.
         features: name of the internal value to cut at; None: found.
@@ -36,7 +38,8 @@ class PackOptions:
         threads: threads of the rehearsal; None: all usable cores.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    classes: int | None = None
     input_shape: tuple[int, ...] | None = None
     weights: Path | None = None
     features: str | None = None
@@ -53,10 +56,17 @@ class PackOptions:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
+    @property
+    def class_count(self) -> int:
+        """Number of the head's outputs."""
+        return len(self.labels) if self.classes is None else self.classes
+
     def __post_init__(self) -> None:
         checks = [
-            ("--labels / --classes", len(self.labels) >= 2, "at least two classes",
-             f"{len(self.labels)}"),
+            ("--labels / --classes", self.class_count >= 2, "at least two classes",
+             f"{self.class_count}"),
+            ("--classes", not self.labels or self.class_count == len(self.labels),
+             f"{len(self.labels)}, as many as there are labels", str(self.classes)),
             ("--labels", len(set(self.labels)) == len(self.labels), "different labels",
              "a label given twice"),
             ("--labels", all(label.strip() for label in self.labels), "a name for every class",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,6 +11,11 @@ from onnx.reference import ReferenceEvaluator
 
 from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.pack.lower import lower
+
+
+def _run(model: ir.Model, data: dict[str, Any]) -> Any:
+    outputs: Any = ReferenceEvaluator(ir.to_proto(model)).run(None, data)
+    return outputs[0]
 
 
 @pytest.mark.parametrize("op", ["HardSwish", "Mish"])
@@ -19,9 +26,8 @@ def test_same_values_same_names_other_operators(op: str) -> None:
     last = g.op(op, first, name="outer")
     model = model_of([x], [last], g, "lower")
     data = {"x": np.linspace(-5, 5, 20, dtype=np.float32).reshape(4, 5)}
-    expected = ReferenceEvaluator(ir.to_proto(model)).run(None, data)[0]
+    expected = _run(model, data)
     lower(model)
     assert not {op} & {n.op_type for n in model.graph}
     assert [v.name for v in model.graph.outputs] == ["outer"]
-    got = ReferenceEvaluator(ir.to_proto(model)).run(None, data)[0]
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(_run(model, data), expected, rtol=1e-5, atol=1e-6)

@@ -17,14 +17,16 @@ LABELS = ("cat", "dog")
     {"micro_batches": (3,), "effective_batch": 32}, {"adapters": ("head",)},
     {"adapters": ("head", "bias")}, {"optimizer": "sgd"}, {"attention": "recompute"},
     {"input_shape": (3, 224, 224)}, {"input_shape": (128,)}, {"seed": 7}, {"threads": 1},
+    {"labels": (), "classes": 7}, {"classes": len(LABELS)},
 ])
 def test_what_is_accepted(given: dict[str, Any]) -> None:
-    options = PackOptions(labels=LABELS, **given)
+    options = PackOptions(**{"labels": LABELS, **given})
     assert all(getattr(options, name) == value for name, value in given.items())
 
 
 @pytest.mark.parametrize(("given", "where"), [
-    ({"labels": ()}, "--classes"), ({"labels": ("cat",)}, "--classes"),
+    ({"labels": ()}, "--classes"), ({"classes": 3}, "--classes"),
+    ({"labels": (), "classes": 1}, "--classes"), ({"labels": ("cat",)}, "--classes"),
     ({"labels": ("cat", "dog", "cat")}, "--labels"), ({"labels": ("cat", "")}, "--labels"),
     ({"bits": 3}, "--bits"), ({"bits": 0}, "--bits"), ({"bits": 64}, "--bits"),
     ({"adapters": ()}, "--adapters"), ({"adapters": ("bias", "lora")}, "--adapters"),
