@@ -1,0 +1,71 @@
+"""The plan against ONNX Runtime's arena: models, bits, micro-batches.
+
+Each graph must run in the arena planned for it, and must not run in 95 % of that (and a KiB
+less: the arena of an optimizer is a few KiB, and grows by 256 bytes): the plan is never
+under, and not more than 5 % over. Two short processes a graph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
+from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.rehearse import run_graph
+from tests.pack.compiled import compiled
+
+BATCHES = (1, 2, 4)
+QUICK = [("tiny_vit", 4, 4), ("tiny_vit", 32, 2), ("tiny_resnet", 4, 4), ("tiny_resnet", 32, 1)]
+ALL = [(name, bits, batch) for name in ("tiny_vit", "tiny_vit_scaled", "tiny_resnet")
+       for bits in (2, 4, 8, 16, 32) for batch in BATCHES]
+
+
+def _inputs(model: ir.Model, path: Path) -> None:
+    """Zeros run as well as anything: memory depends on shapes alone."""
+    arrays = {v.name or "": np.zeros(shape_of(v), dtype_of(v).numpy()) for v in model.graph.inputs}
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # names are data
+
+
+def _holds(model: ir.Model, folder: Path, threads: int) -> None:
+    entries = {e.name: e for e in emit_weights([model], folder / WEIGHTS_NAME)}
+    emit_model(model, entries, folder / "graph.onnx")
+    _inputs(model, folder / "in.npz")
+    plan = plan_memory(model, threads=threads).plan
+    runs = [run_graph(folder / "graph.onnx", inputs=folder / "in.npz", threads=threads,
+                      arena_bytes=arena_bytes).ok
+            for arena_bytes in (plan.arena_bytes, int(0.95 * plan.arena_bytes) - 1024)]
+    assert runs == [True, False], f"planned {plan.arena_bytes}"
+
+
+@pytest.mark.parametrize(("name", "bits", "batch"), QUICK)
+def test_plan_is_neither_under_nor_5_percent_over(name: str, bits: int, batch: int,
+                                                  tmp_path: Path) -> None:
+    _holds(compiled(name, bits=bits, micro_batches=BATCHES).steps[batch].model, tmp_path, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("name", "bits", "batch"), ALL)
+def test_plan_holds_over_the_matrix(name: str, bits: int, batch: int, threads: int,
+                                    tmp_path: Path) -> None:
+    _holds(compiled(name, bits=bits, micro_batches=BATCHES).steps[batch].model, tmp_path, threads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["store", "recompute"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_plan_holds_however_attention_is_kept(bits: int, attention: str, tmp_path: Path) -> None:
+    made = compiled("tiny_vit", bits=bits, attention=attention)
+    _holds(made.steps[4].model, tmp_path, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_plan_holds_for_evaluation_and_optimizer(optimizer: str, tmp_path: Path) -> None:
+    made = compiled("tiny_resnet", bits=4, optimizer=optimizer)
+    for model in (made.evaluation, made.optimizer):
+        _holds(model, tmp_path, 1)
