@@ -160,8 +160,8 @@ def run_case(case: Case, environment: Environment, reference: Result | None) -> 
         except CaseError as error:
             result.failed[name] = str(error)
     if reference is not None:
-        result.losses_against_first = _difference(result.losses, reference.losses)
-        result.logits_against_first = _difference(result.logits, reference.logits)
+        result.losses_against_first = difference(result.losses, reference.losses)
+        result.logits_against_first = difference(result.logits, reference.logits)
     return result
 
 
@@ -248,7 +248,7 @@ def _arenas(case: Case, environment: Environment, result: Result) -> None:
         raise CaseError(f"the limit is too small for {', '.join(small)}")
 
 
-def _difference(values: object, reference: object) -> str:
+def difference(values: object, reference: object) -> str:
     """``equal`` to the bit, or the largest absolute difference."""
     ours, theirs = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     if ours.shape != theirs.shape or not ours.size:
