@@ -30,9 +30,13 @@ def captured(name: str, **options: Any) -> Captured:
     return capture(source, **options)
 
 
+def compiled(name: str, *, bits: int = 4, attention: str = "store", **options: Any) -> Compiled:
+    """All graphs of ``name``, made once; micro-batch 4 unless said otherwise."""
+    return _compiled(name, bits=bits, attention=attention, **options)
+
+
 @functools.cache
-def compiled(name: str, **options: Any) -> Compiled:
-    """All graphs of ``name``; micro-batch 4 unless said otherwise."""
+def _compiled(name: str, **options: Any) -> Compiled:
     return compile_captured(captured(name), **options)
 
 

@@ -138,7 +138,7 @@ def _profiled(path: Path, feeds: dict[str, np.ndarray], folder: Path) -> list[st
 
 @pytest.mark.parametrize(("name", "options"), [
     ("tiny_vit", {"bits": 4, "attention": "recompute"}), ("tiny_vit", {"bits": 32}),
-    ("tiny_vit", {"bits": 8}), ("tiny_resnet", {"bits": 4}),
+    ("tiny_vit", {"bits": 8, "attention": "recompute"}), ("tiny_resnet", {"bits": 4}),
 ])
 def test_nodes_run_exactly_in_file_order(name: str, options: dict[str, object], tmp_path: Path,
                                          ) -> None:

@@ -16,6 +16,8 @@ from torch import nn
 
 from s2a_edge.pack.adapt import Trainable
 
+# One thread: small tensors, and other processes want the cores.
+torch.set_num_threads(1)
 _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
 AFFINE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)
 

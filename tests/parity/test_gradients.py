@@ -14,7 +14,7 @@ from tests.pack.torch_twin import TorchTwin
 from tests.parity.tolerances import COMPRESSED, EXACT, body, cosine, relative_errors
 
 MODELS = ["tiny_vit", "tiny_vit_scaled", "tiny_vit_zero", "tiny_resnet"]
-ATTENTIVE = MODELS[:3]
+ATTENTIVE = MODELS[:2]
 
 
 @functools.cache
@@ -27,14 +27,14 @@ def _exact(name: str, seed: int) -> Arrays:
     return twin.gradients(x, data["target"], data["weight"])
 
 
-def _ours(name: str, seed: int, bits: int, attention: str = "auto") -> Arrays:
+def _ours(name: str, seed: int, bits: int, attention: str = "store") -> Arrays:
     made = compiled(name, bits=bits, attention=attention)
     return gradients(made, made.steps[4].model, batch_of(made, 4, seed))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("attention", ["store", "recompute"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "attention"), [
+    *((name, "store") for name in MODELS), *((name, "recompute") for name in ATTENTIVE)])
 def test_uncompressed_gradients_equal_autograd(name: str, attention: str, seed: int) -> None:
     exact = _exact(name, seed)
     assert all(g.any() for g in exact.values())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from s2a_edge.pack.compile import Compiled
-from s2a_edge.pack.optimizer import STATES
+from s2a_edge.pack.optimizer import STATES, optimizer_model
 from tests.pack import models
 from tests.pack.compiled import batch_of, compiled, run, session
 from tests.pack.torch_twin import TorchTwin
@@ -28,7 +28,7 @@ def _batches(made: Compiled) -> list[dict[str, np.ndarray]]:
 
 
 def _ours(made: Compiled, kind: str) -> tuple[list[float], dict[str, np.ndarray]]:
-    train, optimizer = session(made.steps[4].model), session(made.optimizer)
+    train, optimizer = session(made.steps[4].model), session(optimizer_model(made.trainables, kind))
     parameters = {f"param.{t.name}": t.initial for t in made.trainables}
     zeros = {f"acc.{t.name}": np.zeros_like(t.initial) for t in made.trainables}
     states = {f"{s}.{t.name}": np.zeros_like(t.initial) for t in made.trainables
@@ -78,7 +78,7 @@ def _torchs(name: str, made: Compiled, kind: str) -> tuple[list[float], TorchTwi
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_vit_scaled", "tiny_resnet"])
 def test_ten_steps_follow_torchs(name: str, kind: str) -> None:
-    made = compiled(name, bits=32, optimizer=kind)
+    made = compiled(name, bits=32)
     losses, parameters = _ours(made, kind)
     expected, twin = _torchs(name, made, kind)
     np.testing.assert_allclose(losses, expected, rtol=CURVE[kind])
@@ -94,8 +94,8 @@ def test_ten_steps_follow_torchs(name: str, kind: str) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_ten_steps_with_compressed_saves_stay_near(kind: str, bits: int) -> None:
-    exact, _ = _ours(compiled("tiny_vit", bits=32, optimizer=kind), kind)
-    losses, _ = _ours(compiled("tiny_vit", bits=bits, optimizer=kind), kind)
+    exact, _ = _ours(compiled("tiny_vit", bits=32), kind)
+    losses, _ = _ours(compiled("tiny_vit", bits=bits), kind)
     assert losses[0] == pytest.approx(exact[0], rel=1e-6)  # the forward is not compressed
     np.testing.assert_allclose(losses, exact, rtol=COMPRESSED_CURVE[bits])
     assert losses[9] < losses[0]
