@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -140,7 +141,7 @@ def _profiled(path: Path, feeds: dict[str, np.ndarray], folder: Path) -> list[st
     ("tiny_vit", {"bits": 4, "attention": "recompute"}), ("tiny_vit", {"bits": 32}),
     ("tiny_vit", {"bits": 8, "attention": "recompute"}), ("tiny_resnet", {"bits": 4}),
 ])
-def test_nodes_run_exactly_in_file_order(name: str, options: dict[str, object], tmp_path: Path,
+def test_nodes_run_exactly_in_file_order(name: str, options: dict[str, Any], tmp_path: Path,
                                          ) -> None:
     made = compiled(name, **options)
     path = _written(made, tmp_path)["train"]

@@ -1,8 +1,9 @@
 """The plan against ONNX Runtime's arena: models, bits, micro-batches.
 
-Each graph must run in the arena planned for it, and must not run in 95 % of that (and a KiB
-less: the arena of an optimizer is a few KiB, and grows by 256 bytes): the plan is never
-under, and not more than 5 % over. Two short processes a graph.
+Each graph must run in the arena planned for it, and there must be a limit of 95 % or more of it
+(less a KiB: the arena of an optimizer is a few KiB, and grows by 256 bytes) under which it does not
+run: the plan is never under, and not more than 5 % over. One limit is not enough to tell: what
+fits an arena is not monotonic, and below the plan a single smaller size may happen to work.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ def _holds(model: ir.Model, folder: Path, threads: int) -> None:
     emit_model(model, entries, folder / "graph.onnx")
     _inputs(model, folder / "in.npz")
     plan = plan_memory(model, threads=threads).plan
-    runs = [run_graph(folder / "graph.onnx", inputs=folder / "in.npz", threads=threads,
-                      arena_bytes=arena_bytes).ok
-            for arena_bytes in (plan.arena_bytes, int(0.95 * plan.arena_bytes) - 1024)]
-    assert runs == [True, False], f"planned {plan.arena_bytes}"
+
+    def runs(arena_bytes: float) -> bool:
+        return run_graph(folder / "graph.onnx", inputs=folder / "in.npz", threads=threads,
+                         arena_bytes=int(arena_bytes)).ok
+
+    assert runs(plan.arena_bytes), f"planned {plan.arena_bytes}: too little"
+    assert not all(runs(share * plan.arena_bytes - 1024) for share in (0.95, 0.97, 0.99)), (
+        f"planned {plan.arena_bytes}: too much")
 
 
 @pytest.mark.parametrize(("name", "bits", "batch"), QUICK)
