@@ -60,6 +60,7 @@ def inspect(
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
         hashes = parse_sums((opened.path / SUMS_NAME).read_bytes())
+        bundle_hash = opened.hash
     trainables, saved = trainable_groups(manifest), saved_groups(manifest.saved)
     output.show(
         _recipe_table(manifest),
@@ -67,13 +68,14 @@ def inspect(
         _graphs_table(manifest),
         _peak_table(manifest),
         _saved_table(saved),
-        _hashes_table(hashes),
+        _hashes_table({"the bundle (of SHA256SUMS)": bundle_hash, **hashes}),
     )
     output.result(
         {
             "manifest": manifest,
             "trainable_groups": trainables,
             "saved_groups": saved,
+            "bundle_hash": bundle_hash,
             "sha256": hashes,
         }
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s2a_edge.run.bundle_identity import bundle_identity
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Array, Provider
@@ -37,12 +36,11 @@ def open_bundle(run: Path, bundle: Path | None = None) -> Bundle:
             todo="put the bundle back, or say where it is with --bundle",
         )
     opened = Bundle.open(path)
-    identity = bundle_identity(opened)
-    if identity != record.bundle_hash:
+    if opened.hash != record.bundle_hash:
         raise CheckpointError(
             where=str(path),
             expected=f"bundle {record.bundle_hash[:12]}, which the run was started with",
-            got=f"bundle {identity[:12]}",
+            got=f"bundle {opened.hash[:12]}",
             todo="say where the right bundle is with --bundle",
         )
     return opened
@@ -103,11 +101,10 @@ def export_run(
     with open_bundle(run, bundle) as opened:
         file = checkpoint_path(run, checkpoint)
         info, tensors = read_checkpoint(file)
-        identity = bundle_identity(opened)
-        if info.bundle_hash != identity:
+        if info.bundle_hash != opened.hash:
             raise CheckpointError(
                 where=str(file),
-                expected=f"a checkpoint of bundle {identity[:12]}",
+                expected=f"a checkpoint of bundle {opened.hash[:12]}",
                 got=f"one of bundle {info.bundle_hash[:12]}",
                 todo="the run folder holds files of another run: use the one it came from",
             )

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 from s2a_edge.run import memory_check
-from s2a_edge.run.bundle_identity import bundle_identity
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet, open_data
 from s2a_edge.run.device_tensor import Array, Provider
@@ -206,7 +205,7 @@ class Trainer:
             data=self._open(data),
             val=None if val is None else self._open(val),
             settings=settings,
-            bundle_hash=bundle_identity(self.bundle),
+            bundle_hash=self.bundle.hash,
             classes=self.bundle.manifest.task.classes,
             checkpoint_every_steps=checkpoint_every_steps,
             on_progress=on_progress,
@@ -270,11 +269,10 @@ class Trainer:
         path = Path(path)
         file = checkpoint_path(path) if path.is_dir() else path
         info, tensors = read_checkpoint(file)
-        identity = bundle_identity(self.bundle)
-        if info.bundle_hash != identity:
+        if info.bundle_hash != self.bundle.hash:
             raise CheckpointError(
                 where=str(file),
-                expected=f"a checkpoint of bundle {identity[:12]}",
+                expected=f"a checkpoint of bundle {self.bundle.hash[:12]}",
                 got=f"one of bundle {info.bundle_hash[:12]}",
                 todo="use the bundle that the run was started with",
             )

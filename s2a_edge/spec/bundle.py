@@ -41,14 +41,16 @@ class Bundle:
     Attributes:
         path: the folder that holds the files; for a tar, the one it was unpacked to.
         manifest: what the bundle is.
-        hash: SHA-256 of ``manifest.json``, 64 hex digits; names the bundle in run folders.
+        hash: SHA-256 of ``SHA256SUMS``, 64 hex digits. It covers every file down to the last
+            weight (two backbones of one architecture may have the same manifest); run folders,
+            checkpoints and unpacked copies name a bundle by it.
     """
 
     def __init__(self, path: Path, listing: Listing, unpacked: Unpacked | None = None) -> None:
         """Use :meth:`open`, which checks what this constructor takes for granted."""
         self.path = path
         self.manifest: Manifest = listing.manifest
-        self.hash = listing.manifest_hash
+        self.hash = listing.hash
         self._names = frozenset(listing.sums)
         # Runs at close(), when nobody refers to the bundle any more, or at interpreter exit.
         self._close = weakref.finalize(self, _release, unpacked) if unpacked else None

@@ -29,9 +29,13 @@ class Listing:
     """What a bundle says of itself: its manifest, and the SHA-256 of each of its files."""
 
     manifest: Manifest
-    manifest_hash: str
     sums: dict[str, str]
     sums_content: bytes
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of ``SHA256SUMS``, 64 hex digits: the bundle's name, over all its files."""
+        return hashlib.sha256(self.sums_content).hexdigest()
 
     def size_limits(self, name: str) -> tuple[int, int]:
         """Fewest and most bytes that file ``name`` may have by what the manifest says."""
@@ -75,7 +79,7 @@ def read_listing(manifest_content: bytes, sums_content: bytes) -> Listing:
             got=f"a difference in {differing[:200]}",
             todo=_COPY_AGAIN,
         )
-    return Listing(manifest, manifest_hash, sums, sums_content)
+    return Listing(manifest, sums, sums_content)
 
 
 def read_folder_listing(folder: Path) -> Listing:

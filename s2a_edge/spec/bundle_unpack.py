@@ -76,8 +76,7 @@ def unpack(path: Path, *, verify: bool) -> Unpacked:
         members = read_members(file, path.name)
         check_order(members, path.name)
         listing = _check_members(file, members, path.name)
-        digest = hashlib.sha256(listing.sums_content).hexdigest()
-        cache = path.parent / f"{path.name}.unpacked-{digest[:12]}"
+        cache = path.parent / f"{path.name}.unpacked-{listing.hash[:12]}"
         if not _is_complete(cache, listing, verify=verify):
             return _unpack_new(file, members, listing, cache, path)
         lock = _lock_folder(cache, fcntl.LOCK_SH)

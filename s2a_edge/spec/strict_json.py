@@ -10,8 +10,9 @@ The schema is the class: field names are the keys, type hints are the types, and
 
 Understood hints: ``str int float bool``, ``Literal``, ``Enum`` of strings, ``X | None``,
 ``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]`` and dataclasses. Every key must be there
-(``null`` where the hint says so), no other may be. Errors are :class:`BundleError` and name the
-place: ``manifest.json: trainables[3].shape``.
+(``null`` where the hint says so) unless its field has a default, no other may be: a field that a
+later version adds has a default, so that older files can still be read. Errors are
+:class:`BundleError` and name the place: ``manifest.json: trainables[3].shape``.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ def _read_dataclass(cls: type[Any], value: Any, file: str, path: str) -> Any:
     if type(value) is not dict:
         refuse(_place(file, path), "an object", _shown(value))
     hints = _hints(cast(Hashable, cls))  # mypy does not know that classes are hashable
-    unknown, missing = value.keys() - hints.keys(), hints.keys() - value.keys()
+    unknown, missing = value.keys() - hints.keys(), _required(cls) - value.keys()
     if unknown:
         got = f"unknown key {_shown(min(unknown))}"
         refuse(_place(file, path), f"only the keys {', '.join(hints)}", got)
@@ -246,7 +247,16 @@ def _read_dataclass(cls: type[Any], value: Any, file: str, path: str) -> Any:
         got = f"no key {', '.join(sorted(missing))}"
         refuse(_place(file, path), f"all the keys {', '.join(hints)}", got)
     prefix = f"{path}." if path else ""
-    return cls(**{key: _read(hints[key], value[key], file, prefix + key) for key in hints})
+    return cls(**{key: _read(hints[key], item, file, prefix + key) for key, item in value.items()})
+
+
+def _required(cls: type[Any]) -> set[str]:
+    missing = dataclasses.MISSING
+    return {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is missing and field.default_factory is missing
+    }
 
 
 def _read_scalar(hint: Any, value: Any, file: str, path: str) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import shutil
 import subprocess
@@ -56,8 +57,26 @@ def test_sha256sum_agrees(sample: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(": OK") == 8
-        (line,) = [x for x in (bundle.path / "SHA256SUMS").read_text().splitlines() if "json" in x]
-        assert line == f"{bundle.hash}  manifest.json"
+
+
+def test_the_hash_covers_every_file(tmp_path: Path) -> None:
+    folder = bundle_samples.write_sample(tmp_path / "b")
+    with Bundle.open(folder) as bundle:
+        content = (folder / "SHA256SUMS").read_bytes()
+        assert bundle.hash == hashlib.sha256(content).hexdigest()
+        before, manifest = bundle.hash, (folder / "manifest.json").read_bytes()
+    weights = bytearray((folder / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (folder / "weights.bin").write_bytes(weights)
+    new = hashlib.sha256(weights).hexdigest()
+    lines = [
+        line if not line.endswith("  weights.bin") else f"{new}  weights.bin"
+        for line in content.decode().splitlines()
+    ]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    with Bundle.open(folder) as bundle:
+        assert (folder / "manifest.json").read_bytes() == manifest
+        assert bundle.hash != before
 
 
 def test_only_listed_files_are_given(sample: Path) -> None:
