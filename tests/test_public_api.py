@@ -14,7 +14,7 @@ import s2a_edge
 # Every public callable with its parameters; a change here is a change for users.
 SIGNATURES = {
     "pack": "(source, out, *, on_stage=None, **recipe)",
-    "Bundle.open": "(path, *, verify=True)",
+    "Bundle.open": "(path, *, verify=True, trust=None)",
     "Trainer": (
         "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0)"
     ),

@@ -19,6 +19,7 @@ from s2a_edge.cli.evaluate import evaluate
 from s2a_edge.cli.export import export
 from s2a_edge.cli.failures import FailureGroup
 from s2a_edge.cli.inspect import inspect
+from s2a_edge.cli.keys import keygen, sign
 from s2a_edge.cli.pack import pack
 from s2a_edge.cli.train import train
 
@@ -53,6 +54,8 @@ def _options(
 
 
 app.command("pack")(pack)
+app.command("keygen")(keygen)
+app.command("sign")(sign)
 app.command("check")(check)
 app.command("inspect")(inspect)
 app.command("train")(train)

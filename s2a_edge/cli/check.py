@@ -19,6 +19,7 @@ from s2a_edge.cli.budget_option import (
 from s2a_edge.cli.failures import one_line
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.run_options import ProviderName
+from s2a_edge.cli.trust_option import Trust, load_trust
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +41,7 @@ def check(
         int | None,
         typer.Option(help="Samples a step takes at once; default: the most that fit.", min=1),
     ] = None,
+    trust: Trust = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,7 +57,7 @@ def check(
         desktop=desktop,
         provider=provider,
     )
-    with Bundle.open(bundle) as opened:
+    with Bundle.open(bundle, trust=load_trust(trust)) as opened:
         manifest = opened.manifest
     setting = _setting(provider, measured=this_device)
     sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)

@@ -82,6 +82,9 @@ def pack(  # one parameter for each option: that is how typer declares them
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the head's initial values.", min=0)] = 0,
     threads: Threads = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign the bundle with this secret key; see keygen.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -124,7 +127,9 @@ def pack(  # one parameter for each option: that is how typer declares them
         )
     from s2a_edge.pack.build import pack as build_bundle
     from s2a_edge.pack.options import PackOptions
+    from s2a_edge.spec.signing_key import load_key, sign_bundle
 
+    key = load_key(sign) if sign else None  # before the work, which takes minutes
     started = time.monotonic()
     report = build_bundle(
         source,
@@ -134,6 +139,8 @@ def pack(  # one parameter for each option: that is how typer declares them
             f"[{time.monotonic() - started:6.1f} s] {stage}: {detail}"
         ),
     )
+    if key is not None:
+        output.note(f"signed by key {sign_bundle(report.path, key).key_id}")
     output.show(_report_table(report))
     output.result(report)
 

@@ -12,6 +12,7 @@ from s2a_edge.cli.budget_option import Budget, Device, ThisDevice, resolve_budge
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.progress import ProgressView
 from s2a_edge.cli.run_options import Provider, Threads
+from s2a_edge.cli.trust_option import Trust, load_trust
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,6 +50,7 @@ def train(
     ] = None,
     threads: Threads = None,
     provider: Provider = "cpu",
+    trust: Trust = None,
     seed: Annotated[int, typer.Option(help="Seed of order and augmentation.", min=0)] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
@@ -62,7 +64,7 @@ def train(
 
     output = Output(as_json=as_json, quiet=quiet)
     given = resolve_budget(budget=budget, device=device, this_device=this_device, provider=provider)
-    with Bundle.open(bundle) as opened, ProgressView(output) as progress:
+    with Bundle.open(bundle, trust=load_trust(trust)) as opened, ProgressView(output) as progress:
         trainer = Trainer(
             opened,
             budget_bytes=given.budget_bytes if given else None,

@@ -31,6 +31,7 @@ from s2a_edge.spec.bundle_unpack import Unpacked, unpack
 from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.storage import storage_errors
+from s2a_edge.spec.trust import TrustStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,6 +45,8 @@ class Bundle:
         hash: SHA-256 of ``SHA256SUMS``, 64 hex digits. It covers every file down to the last
             weight (two backbones of one architecture may have the same manifest); run folders,
             checkpoints and unpacked copies name a bundle by it.
+        sums: content of ``SHA256SUMS``.
+        signature: content of ``SHA256SUMS.sig``; None where the bundle is not signed.
     """
 
     def __init__(self, path: Path, listing: Listing, unpacked: Unpacked | None = None) -> None:
@@ -51,27 +54,33 @@ class Bundle:
         self.path = path
         self.manifest: Manifest = listing.manifest
         self.hash = listing.hash
+        self.sums, self.signature = listing.sums_content, listing.signature
         self._names = frozenset(listing.sums)
         # Runs at close(), when nobody refers to the bundle any more, or at interpreter exit.
         self._close = weakref.finalize(self, _release, unpacked) if unpacked else None
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool = True) -> Bundle:
+    def open(
+        cls, path: Path | str, *, verify: bool = True, trust: TrustStore | None = None
+    ) -> Bundle:
         """Open a bundle that is a folder or an uncompressed tar (``.s2a``).
 
         Args:
             path: the bundle.
             verify: hash every file and walk every graph first. False only looks at the manifest
                 and at names and sizes: for a bundle that this device has verified before.
+            trust: keys one of which must have signed the bundle, which is looked at before
+                anything is parsed; None: it need not be signed.
 
         Raises:
             BundleError: it is not a bundle, or not one that can be trusted or understood.
             BundleIntegrityError: bytes are missing or changed.
+            SignatureError: nobody of ``trust`` has signed it.
             StorageError: it cannot be read, or there is no space to unpack it.
         """
         path = Path(path)
         with storage_errors(path, "to read the bundle"):
-            bundle = _open(path, verify=verify)
+            bundle = _open(path, verify=verify, trust=trust)
             if verify:
                 try:
                     check_graphs(bundle.manifest, bundle.path)
@@ -150,7 +159,7 @@ class Bundle:
         return f"<Bundle {self.path} {self.hash[:12]}>"
 
 
-def _open(path: Path, *, verify: bool) -> Bundle:
+def _open(path: Path, *, verify: bool, trust: TrustStore | None) -> Bundle:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -158,14 +167,14 @@ def _open(path: Path, *, verify: bool) -> Bundle:
             where=str(path), expected="a bundle", got="no such file", todo="check the path"
         ) from error
     if stat.S_ISDIR(mode):
-        listing = read_folder_listing(path)
+        listing = read_folder_listing(path, trust)
         check_files(path, listing, hashes=verify)
         return Bundle(path, listing)
     if not stat.S_ISREG(mode):
         raise BundleError(
             where=str(path), expected="a folder or a file", got="a device", todo="check the path"
         )
-    unpacked = unpack(path, verify=verify)
+    unpacked = unpack(path, verify=verify, trust=trust)
     return Bundle(unpacked.folder, unpacked.listing, unpacked)
 
 

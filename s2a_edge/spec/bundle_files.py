@@ -16,6 +16,7 @@ from s2a_edge.spec.manifest import (
     WEIGHTS_ALIGNMENT_BYTES,
     Manifest,
 )
+from s2a_edge.spec.trust import MAX_SIGNATURE_BYTES, SIGNATURE_NAME, TrustStore
 
 WEIGHTS_NAME = "weights.bin"
 ADAPTERS_NAME = "adapters.safetensors"
@@ -26,11 +27,15 @@ _COPY_AGAIN = "the bundle is damaged; copy it again, or pack it again"
 
 @dataclass(frozen=True)
 class Listing:
-    """What a bundle says of itself: its manifest, and the SHA-256 of each of its files."""
+    """What a bundle says of itself: its manifest, and the SHA-256 of each of its files.
+
+    ``signature`` is the content of ``SHA256SUMS.sig``, None where the bundle has none.
+    """
 
     manifest: Manifest
     sums: dict[str, str]
     sums_content: bytes
+    signature: bytes | None = None
 
     @property
     def hash(self) -> str:
@@ -50,16 +55,32 @@ class Listing:
             return 1, MAX_MANIFEST_BYTES
         if name == SUMS_NAME:
             return 1, MAX_SUMS_BYTES
+        if name == SIGNATURE_NAME:
+            return 1, MAX_SIGNATURE_BYTES
         return 1, MAX_MODEL_BYTES
 
 
-def read_listing(manifest_content: bytes, sums_content: bytes) -> Listing:
+def read_listing(
+    manifest_content: bytes,
+    sums_content: bytes,
+    signature: bytes | None = None,
+    trust: TrustStore | None = None,
+) -> Listing:
     """Both descriptions of a bundle, checked against each other.
 
+    Args:
+        manifest_content: of ``manifest.json``.
+        sums_content: of ``SHA256SUMS``.
+        signature: of ``SHA256SUMS.sig``, if there is one.
+        trust: who must have signed, looked at before anything is parsed; None: nobody has to.
+
     Raises:
+        SignatureError: nobody of ``trust`` has signed.
         BundleIntegrityError: the manifest's bytes are not those that were packed.
         BundleError: one of them is malformed, or they name different files.
     """
+    if trust is not None:
+        trust.require(sums_content, signature)
     sums = parse_sums(sums_content)
     manifest_hash = hashlib.sha256(manifest_content).hexdigest()
     check_hash(MANIFEST_NAME, sums.get(MANIFEST_NAME, "no line"), manifest_hash)
@@ -79,10 +100,10 @@ def read_listing(manifest_content: bytes, sums_content: bytes) -> Listing:
             got=f"a difference in {differing[:200]}",
             todo=_COPY_AGAIN,
         )
-    return Listing(manifest, sums, sums_content)
+    return Listing(manifest, sums, sums_content, signature)
 
 
-def read_folder_listing(folder: Path) -> Listing:
+def read_folder_listing(folder: Path, trust: TrustStore | None = None) -> Listing:
     """:func:`read_listing` of a bundle that is a folder."""
     for name in (MANIFEST_NAME, SUMS_NAME):
         if not (folder / name).exists():
@@ -91,7 +112,11 @@ def read_folder_listing(folder: Path) -> Listing:
     for name, limit in ((MANIFEST_NAME, MAX_MANIFEST_BYTES), (SUMS_NAME, MAX_SUMS_BYTES)):
         check_regular(folder / name, 1, limit)
         contents.append((folder / name).read_bytes())
-    return read_listing(*contents)
+    signature = None
+    if (folder / SIGNATURE_NAME).exists() or (folder / SIGNATURE_NAME).is_symlink():
+        check_regular(folder / SIGNATURE_NAME, 1, MAX_SIGNATURE_BYTES)
+        signature = (folder / SIGNATURE_NAME).read_bytes()
+    return read_listing(contents[0], contents[1], signature, trust)
 
 
 def check_files(folder: Path, listing: Listing, *, hashes: bool) -> None:

@@ -37,6 +37,7 @@ from s2a_edge.spec.checksums import CHUNK_BYTES, MAX_SUMS_BYTES, SUMS_NAME
 from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from s2a_edge.spec.storage import require_free_space, storage_errors, sync_folder
+from s2a_edge.spec.trust import MAX_SIGNATURE_BYTES, SIGNATURE_NAME, TrustStore
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _CACHE = re.compile(r"\.(unpacked-[0-9a-f]{12}|unpacking-[A-Za-z0-9_]+)")
@@ -59,12 +60,13 @@ class Unpacked:
     is_temporary: bool
 
 
-def unpack(path: Path, *, verify: bool) -> Unpacked:
+def unpack(path: Path, *, verify: bool, trust: TrustStore | None = None) -> Unpacked:
     """The folder for the bundle in the tar ``path``: one made before, or a new one.
 
     Args:
         path: the ``.s2a`` file.
         verify: whether to read again every byte of a folder made before.
+        trust: who must have signed; None: nobody has to.
 
     Raises:
         BundleError: the tar is not a bundle's.
@@ -75,7 +77,7 @@ def unpack(path: Path, *, verify: bool) -> Unpacked:
         _lock(file.fileno(), fcntl.LOCK_EX)
         members = read_members(file, path.name)
         check_order(members, path.name)
-        listing = _check_members(file, members, path.name)
+        listing = check_members(file, members, path.name, trust)
         cache = path.parent / f"{path.name}.unpacked-{listing.hash[:12]}"
         if not _is_complete(cache, listing, verify=verify):
             return _unpack_new(file, members, listing, cache, path)
@@ -84,15 +86,24 @@ def unpack(path: Path, *, verify: bool) -> Unpacked:
         return Unpacked(cache, listing, lock, is_temporary=False)
 
 
-def _check_members(file: BinaryIO, members: dict[str, Member], where: str) -> Listing:
-    """The listing inside the tar; all members are in it, and none is larger than it allows."""
+def check_members(
+    file: BinaryIO, members: dict[str, Member], where: str, trust: TrustStore | None = None
+) -> Listing:
+    """The listing inside a tar; all members are in it, and none is larger than it allows.
+
+    Raises:
+        BundleError: the members are not those of a bundle, or nobody of ``trust`` has signed.
+    """
     contents = []
-    for name, limit in ((MANIFEST_NAME, MAX_MANIFEST_BYTES), (SUMS_NAME, MAX_SUMS_BYTES)):
+    limits = {MANIFEST_NAME: MAX_MANIFEST_BYTES, SUMS_NAME: MAX_SUMS_BYTES}
+    limits |= {SIGNATURE_NAME: MAX_SIGNATURE_BYTES} if SIGNATURE_NAME in members else {}
+    for name, limit in limits.items():
         check_size(name, members[name].size_bytes, 1, limit)
         file.seek(members[name].offset)
         contents.append(file.read(members[name].size_bytes))
-    listing = read_listing(*contents)
-    expected = {*listing.sums, SUMS_NAME}
+    signature = contents[2] if len(contents) > 2 else None
+    listing = read_listing(contents[0], contents[1], signature, trust)
+    expected = {*listing.sums, *limits}
     if members.keys() != expected:
         differing = ", ".join(sorted(members.keys() ^ expected))
         raise BundleError(

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,9 +20,11 @@ from s2a_edge.spec.bundle_files import (
     WEIGHTS_NAME,
     Listing,
     check_files,
+    check_hash,
     read_folder_listing,
 )
 from s2a_edge.spec.bundle_graphs import check_graphs
+from s2a_edge.spec.bundle_tar import Member
 from s2a_edge.spec.checksums import CHUNK_BYTES, SUMS_NAME, format_sums, sha256_file
 from s2a_edge.spec.errors import BundleError, InternalError, UsageError
 from s2a_edge.spec.manifest import (
@@ -40,6 +42,7 @@ from s2a_edge.spec.storage import (
     sync_file,
     sync_folder,
 )
+from s2a_edge.spec.trust import SIGNATURE_NAME
 
 TAR_SUFFIX = ".s2a"
 TAR_BLOCK_BYTES = 512
@@ -173,6 +176,47 @@ def _write_tar(staging_dir: Path, listing: Listing, out: Path) -> None:
                 _copy(source, file)
             file.write(bytes(-size_bytes % TAR_BLOCK_BYTES))
         file.write(bytes(2 * TAR_BLOCK_BYTES))  # the end mark
+
+
+def write_tar_members(
+    source: BinaryIO,
+    members: Mapping[str, Member],
+    listing: Listing,
+    signature: bytes,
+    out: Path,
+) -> None:
+    """Write the bundle of the tar ``source`` to ``out`` with another signature.
+
+    Args:
+        source: a bundle's tar; ``out`` may be its path, it is replaced when all is written.
+        members: its files.
+        listing: what they must be; every byte is compared on the way.
+        signature: new content of ``SHA256SUMS.sig``.
+        out: the file to create or replace.
+
+    Raises:
+        BundleIntegrityError: a file is not what ``listing`` says; ``out`` is unchanged.
+        StorageError: no space, no permission.
+    """
+    kept = [member for name, member in members.items() if name != SIGNATURE_NAME]
+    require_free_space(out.parent, sum(m.size_bytes + 2 * TAR_BLOCK_BYTES for m in kept))
+    with replacing(out, "to sign the bundle") as file:
+        for member in kept:
+            file.write(_tar_header(member.name, member.size_bytes))
+            digest = hashlib.sha256()
+            source.seek(member.offset)
+            left_bytes = member.size_bytes
+            while left_bytes and (chunk := source.read(min(CHUNK_BYTES, left_bytes))):
+                digest.update(chunk)
+                file.write(chunk)
+                left_bytes -= len(chunk)
+            if member.name != SUMS_NAME:  # whose content is what was signed
+                check_hash(member.name, listing.sums[member.name], digest.hexdigest())
+            file.write(bytes(-member.size_bytes % TAR_BLOCK_BYTES))
+            if member.name == SUMS_NAME:
+                file.write(_tar_header(SIGNATURE_NAME, len(signature)))
+                file.write(signature + bytes(-len(signature) % TAR_BLOCK_BYTES))
+        file.write(bytes(2 * TAR_BLOCK_BYTES))
 
 
 def _tar_header(name: str, size_bytes: int) -> bytes:

@@ -7,7 +7,8 @@
     ├── SourceError                  exit 1   a backbone cannot be read or compiled
     │   └── UnsupportedOperatorError          operators without a rule, all of them at once
     ├── BundleError                  exit 1   a bundle is malformed
-    │   └── BundleIntegrityError              bytes differ from what the manifest promises
+    │   ├── BundleIntegrityError              bytes differ from what the manifest promises
+    │   └── SignatureError                    unsigned, or signed by nobody who is trusted
     ├── DeviceError                  exit 1   a device profile or a board cannot be used
     ├── BudgetError                  exit 3   it does not fit; ``missing_bytes`` says by how much
     ├── DataError                    exit 1   images, arrays or labels cannot be used
@@ -74,6 +75,10 @@ class BundleError(S2AError):
 
 class BundleIntegrityError(BundleError):
     """The bytes of a bundle are not those that its manifest promises."""
+
+
+class SignatureError(BundleError):
+    """A bundle is unsigned, or signed by nobody who is trusted."""
 
 
 class DeviceError(S2AError):

@@ -1,0 +1,1 @@
+"""Flash: bring bundles to boards and results back, over whatever wire there is."""
