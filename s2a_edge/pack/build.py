@@ -19,7 +19,7 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from s2a_edge.pack import describe
-from s2a_edge.pack.capture import open_source
+from s2a_edge.pack.capture import Captured, open_source
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.graph import dtype_of, shape_of
@@ -81,6 +81,12 @@ def pack(source: str, out: Path, options: PackOptions,
     captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
                            features=options.features, pool=options.pool,
                            seed=options.seed, **options.preprocessing)
+    return pack_captured(captured, out, options, on_stage)
+
+
+def pack_captured(captured: Captured, out: Path, options: PackOptions,
+                  on_stage: Stage = lambda stage, detail: None) -> PackReport:
+    """As :func:`pack`, for a backbone that is captured already."""
     compiled = compile_backbone(captured, options, on_stage)
     staging = _staging_folder(out)
     try:

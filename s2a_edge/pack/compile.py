@@ -68,12 +68,12 @@ def compile_backbone(captured: Captured, options: PackOptions,
     batches = sorted(options.micro_batches)
     largest = batches[-1]
     on_stage("normalize", f"batch {largest}")
-    backbone, adapted = _adapted(captured, largest, options)
+    backbone, adapted = adapted_backbone(captured, largest, options)
     require_rules(adapted)
     by_batch = {largest: adapted}
     for batch in {*batches, _INFER_BATCH} - {largest}:
         on_stage("normalize", f"batch {batch}")
-        by_batch[batch] = _adapted(captured, batch, options)[1]
+        by_batch[batch] = adapted_backbone(captured, batch, options)[1]
     _same_trainables(by_batch)
     precision = Precision(options.bits, options.attention)
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
@@ -94,7 +94,9 @@ def compile_backbone(captured: Captured, options: PackOptions,
                     inference, optimizer)
 
 
-def _adapted(captured: Captured, batch: int, options: PackOptions) -> tuple[Backbone, Adapted]:
+def adapted_backbone(captured: Captured, batch: int, options: PackOptions,
+                     ) -> tuple[Backbone, Adapted]:
+    """The backbone for one batch, normalized, and the same with its trainables and head."""
     backbone = normalize(captured.at_batch(batch))
     slices_to_splits(backbone.model)
     adapted = adapt(backbone.model, backbone.data_inputs, backbone.features,

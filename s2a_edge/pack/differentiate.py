@@ -17,6 +17,7 @@ from s2a_edge.pack.adapt import PARAMETER_PREFIX, Adapted
 from s2a_edge.pack.attention import attention_chains
 from s2a_edge.pack.graph import (
     MODULE_KEY,
+    OPSET,
     GraphBuilder,
     dtype_of,
     model_of,
@@ -57,31 +58,56 @@ def gradient_values(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value],
     return reached & leads
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """Which operators on the way of gradients have a rule.
+
+    Attributes:
+        operators: every kind, as ``Type (domain opset)``, and how many nodes of it there are.
+        missing: kinds without a rule (or in a form that the rule refuses) and their modules.
+    """
+
+    operators: dict[str, int]
+    missing: dict[str, list[str]]
+
+
+def coverage(adapted: Adapted) -> Coverage:
+    """Looks up the rule of every node that gradients must pass."""
+    flowing = gradient_values(adapted.nodes, (t.value for t in adapted.trainables),
+                              (adapted.logits,))
+    found = Coverage({}, {})
+    for node in adapted.nodes:
+        if not any(v in flowing for v in node.outputs):
+            continue
+        version = OPSET if node.domain in ("", "ai.onnx") else 1
+        opset = f"({node.domain or 'ai.onnx'} {version})"
+        operator = f"{node.op_type} {opset}"
+        found.operators[operator] = found.operators.get(operator, 0) + 1
+        rule = RULES.get((node.domain, node.op_type))
+        refused = None if rule is None else rule.refuses(node)
+        if rule is None or refused is not None:
+            form = f"{node.op_type} with {refused} {opset}" if refused else operator
+            found.missing.setdefault(form, []).append(module_of(node))
+    return found
+
+
 def require_rules(adapted: Adapted) -> None:
     """Refuses a graph with operators that gradients must pass and that have no rule.
 
     Raises:
         UnsupportedOperatorError: naming every such operator and the modules it stands in.
     """
-    flowing = gradient_values(adapted.nodes, (t.value for t in adapted.trainables),
-                              (adapted.logits,))
-    missing: dict[str, list[str]] = {}
-    for node in adapted.nodes:
-        if not any(v in flowing for v in node.outputs):
-            continue
-        rule = RULES.get((node.domain, node.op_type))
-        refused = None if rule is None else rule.refuses(node)
-        if rule is None or refused is not None:
-            operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            operator += f" with {refused}" if refused else ""
-            missing.setdefault(operator, []).append(module_of(node))
-    if missing:
-        listing = "; ".join(f"{op} in {', '.join(sorted(set(where))[:4])}"
-                            + (f" and {len(set(where)) - 4} more" if len(set(where)) > 4 else "")
-                            for op, where in sorted(missing.items()))
-        raise UnsupportedOperatorError(
-            where="backbone", expected="operators with a differentiation rule", got=listing,
-            todo="cut the graph above them with --features, or add a rule in s2a_edge/pack/ops")
+    missing = coverage(adapted).missing
+    if not missing:
+        return
+    listing = "; ".join(
+        f"{op} in {', '.join(sorted(set(where))[:4])}"
+        + (f" and {len(set(where)) - 4} more" if len(set(where)) > 4 else "")
+        for op, where in sorted(missing.items()))
+    raise UnsupportedOperatorError(
+        where="backbone", expected="operators with a differentiation rule", got=listing,
+        todo="cut the graph above them with --features, export the module without them, or add "
+        "a rule in s2a_edge/pack/ops (ARCHITECTURE.md)")
 
 
 def differentiate(adapted: Adapted, precision: Precision) -> StepGraph:
@@ -319,5 +345,5 @@ class _Differentiator:
         self.g.kind = "working"
 
 
-__all__ = ["ACCUMULATED_PREFIX", "ACCUMULATOR_PREFIX", "PARAMETER_PREFIX", "StepGraph",
-           "differentiate", "forward_model", "gradient_values", "require_rules"]
+__all__ = ["ACCUMULATED_PREFIX", "ACCUMULATOR_PREFIX", "PARAMETER_PREFIX", "Coverage", "StepGraph",
+           "coverage", "differentiate", "forward_model", "gradient_values", "require_rules"]

@@ -210,8 +210,8 @@ def test_all_operators_without_a_rule_are_named_at_once_with_their_modules() -> 
         return g.op("Round", y)
 
     assert _refused(make) == (
-        "CumSum in blocks.0.mix, blocks.1.mix, blocks.2.mix, blocks.3.mix and 2 more; "
-        "Round in round")
+        "CumSum (ai.onnx 21) in blocks.0.mix, blocks.1.mix, blocks.2.mix, blocks.3.mix and 2 "
+        "more; Round (ai.onnx 21) in round")
 
 
 def test_operators_that_gradients_do_not_pass_need_no_rule() -> None:
