@@ -134,6 +134,7 @@ def _recipe_table(manifest: Manifest) -> Table:
         "adapters": ", ".join(recipe.adapters),
         "bits of saved values": recipe.bits,
         "attention": recipe.attention,
+        "gradient errors measured on": _calibration(manifest),
         "optimizer": recipe.optimizer,
         "effective batch": recipe.effective_batch,
         "micro-batches": ", ".join(map(str, recipe.micro_batches)),
@@ -147,6 +148,11 @@ def _recipe_table(manifest: Manifest) -> Table:
         if value is not None:
             made.add_row(name, str(value))
     return made
+
+
+def _calibration(manifest: Manifest) -> str | None:
+    used = manifest.precision.calibration
+    return None if used is None else f"{used.samples} samples of {used.source}"
 
 
 def _trainables_table(groups: list[TrainableGroup]) -> Table:

@@ -81,6 +81,11 @@ def pack(  # one parameter for each option: that is how typer declares them
         str | None, typer.Option(help="Resizing: bilinear or bicubic.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the head's initial values.", min=0)] = 0,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Measure gradient errors on this data: class folders or an .npz."),
+    ] = None,
+    calibration_samples: Annotated[int, typer.Option(help="At most so many of it.", min=1)] = 16,
     threads: Threads = None,
     sign: Annotated[
         Path | None, typer.Option(help="Sign the bundle with this secret key; see keygen.")
@@ -120,6 +125,8 @@ def pack(  # one parameter for each option: that is how typer declares them
         "preprocessing": {name: value for name, value in image.items() if value is not None},
         "seed": seed,
         "threads": threads,
+        "calibration": calibration,
+        "calibration_samples": calibration_samples,
     }
     if out is None:
         raise UsageError(

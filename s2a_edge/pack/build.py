@@ -19,14 +19,15 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from s2a_edge.pack import describe
+from s2a_edge.pack.calibration import Samples, noise, read_samples
 from s2a_edge.pack.capture import Captured, open_source
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
-from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import gradient_error, rehearse, run_graph
 from s2a_edge.spec.bundle_write import write_bundle
+from s2a_edge.spec.calibration import CalibrationRequest
 from s2a_edge.spec.errors import StorageError
 from s2a_edge.spec.manifest import (
     BatchGraph,
@@ -139,6 +140,7 @@ class _Files:
         entries = emit_weights(compiled.models, folder / WEIGHTS_NAME)
         self.weights: dict[str, WeightEntry] = {e.name: e for e in entries}
         self.initial = {t.name: t.initial for t in compiled.trainables}
+        self.samples = _samples(folder, compiled, options, on_stage)
         # Not save_file: its own error type would hide what the disk says.
         (folder / _PARAMETERS_NAME).write_bytes(save(self.initial))
 
@@ -154,7 +156,7 @@ class _Files:
         graphs = Graphs(train, evaluation, InferGraph("infer.onnx", used),
                         OptimizerGraph("optimizer.onnx", plan, evidence))
         return describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
-                                 versions())
+                                 versions(), self.samples.record(max(compiled.steps)))
 
     def _train(self, batch: int) -> BatchGraph:
         step = self.compiled.steps[batch]
@@ -170,70 +172,56 @@ class _Files:
         emit_model(model, self.weights, self.folder / name)
         self.on_stage("rehearse", name)
         inputs, outputs = self.folder / "rehearsal.npz", self.folder / "outputs.npz"
-        np.savez(inputs, **self._inputs(model))  # type: ignore[arg-type]  # names are data
+        self._write_inputs(inputs, model, 0)
         evidence = rehearse(self.folder / name, plan, inputs, repeat=_REPEAT, outputs=outputs,
                             threads=self.threads)
         step = self.compiled.references
         if reference is not None:
-            error = self._gradient_error(next(iter(step.values())).model, inputs, outputs)
+            error = self._gradient_error(next(iter(step.values())).model, self.folder / name,
+                                         outputs, batch=next(iter(step)))
             evidence = describe.with_gradient_error(evidence, error)
         inputs.unlink()
-        outputs.unlink(missing_ok=True)
+        outputs.unlink()
         return plan, evidence
 
-    def _gradient_error(self, reference: ir.Model, inputs: Path, outputs: Path) -> GradientError:
-        graph, exact = self.folder / "reference.onnx", self.folder / "exact.npz"
-        emit_model(reference, self.weights, graph)
-        run_graph(graph, inputs=inputs, arena_bytes=None, outputs=exact,
-                  threads=self.threads)
-        error = gradient_error(outputs, exact)
-        graph.unlink()
-        exact.unlink()
+    def _gradient_error(self, reference: ir.Model, graph: Path, first: Path, *, batch: int,
+                        ) -> GradientError:
+        """Over all batches of the samples; ``first`` holds the outputs of the rehearsed one."""
+        exact = self.folder / "reference.onnx"
+        emit_model(reference, self.weights, exact)
+        pairs: list[tuple[Path, Path]] = []
+        for number in range(self.samples.batches(batch)):
+            inputs = self.folder / f"batch{number}.npz"
+            self._write_inputs(inputs, reference, number)
+            compressed = self._outputs(graph, inputs, number) if number else first
+            pairs.append((compressed, self._outputs(exact, inputs, number)))
+            inputs.unlink()
+        error = gradient_error(pairs)
+        for path in {exact, *(path for pair in pairs for path in pair)} - {first}:
+            path.unlink()
         return error
 
-    def _inputs(self, model: ir.Model) -> dict[str, np.ndarray]:
-        """Seeded stand-in inputs: images with the spectrum of photographs, real parameters."""
-        rng = np.random.default_rng(self.options.seed)
-        made: dict[str, np.ndarray] = {}
-        for value in model.graph.inputs:
-            name, shape, dtype = value.name or "", shape_of(value), dtype_of(value).numpy()
-            if name.startswith("param."):
-                made[name] = self.initial[name.removeprefix("param.")]
-            elif name == "target":
-                made[name] = np.eye(shape[1], dtype=dtype)[rng.integers(shape[1], size=shape[0])]
-            elif name == "weight":
-                made[name] = np.full(shape, 1.0 / shape[0], dtype)
-            elif name.startswith(("acc.", "m.", "v.")):
-                made[name] = np.zeros(shape, dtype)
-            elif not shape:
-                made[name] = np.asarray(0.5, dtype)
-            elif np.issubdtype(dtype, np.integer):
-                made[name] = np.ones(shape, dtype)
-            else:
-                made[name] = _smooth_noise(rng, shape).astype(dtype)
-        return made
+    def _outputs(self, graph: Path, inputs: Path, number: int) -> Path:
+        out = self.folder / f"{graph.stem}.outputs{number}.npz"
+        run_graph(graph, inputs=inputs, arena_bytes=None, outputs=out, threads=self.threads)
+        return out
+
+    def _write_inputs(self, path: Path, model: ir.Model, number: int) -> None:
+        feeds = self.samples.feeds(model, self.initial, number)
+        np.savez(path, **feeds)  # type: ignore[arg-type]  # names are data
 
 
-def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Unit-variance noise; rank 4 gets structure at all scales, as photographs have.
-
-    White noise would drive a pretrained backbone far from what it sees in use, and the
-    rehearsal's gradient errors with it.
-    """
-    if len(shape) != 4:
-        return rng.standard_normal(shape)
-    spatial = (1, 2) if shape[-1] <= 4 else (2, 3)
-    total = np.zeros(shape)
-    block = 1
-    while block <= max(shape[a] for a in spatial):
-        small = [-(-n // block) if a in spatial else n for a, n in enumerate(shape)]
-        layer = rng.standard_normal(small)
-        for axis in spatial:
-            layer = np.repeat(layer, block, axis).take(range(shape[axis]), axis)
-        total += layer * block**0.5
-        block *= 2
-    unit: np.ndarray = total / total.std()
-    return unit
+def _samples(folder: Path, compiled: Compiled, options: PackOptions, on_stage: Stage) -> Samples:
+    """What gradients are measured on, as the options say."""
+    if options.calibration is None:
+        return noise(options.seed)
+    on_stage("calibrate", f"at most {options.calibration_samples} samples of "
+             f"{options.calibration.name}")
+    return read_samples(CalibrationRequest(
+        data=str(options.calibration), samples=options.calibration_samples, seed=options.seed,
+        inputs=describe.input_specs(compiled.backbone),
+        preprocessing=compiled.backbone.preprocessing, task=describe.task(options),
+        out=str(folder / "calibration.npz")))
 
 
 def versions() -> dict[str, str]:

@@ -8,16 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnx_ir as ir
 
+from s2a_edge.pack.capture import Backbone
 from s2a_edge.pack.compile import Compiled
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.spec.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    Calibration,
     Compat,
     Graphs,
     InputSpec,
     Manifest,
+    Precision,
     Recipe,
     SavedValue,
     Task,
@@ -36,7 +39,8 @@ def with_gradient_error(evidence: Evidence, error: GradientError) -> Evidence:
 
 
 def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
-             weights: tuple[WeightEntry, ...], versions: dict[str, str]) -> Manifest:
+             weights: tuple[WeightEntry, ...], versions: dict[str, str],
+             calibration: Calibration) -> Manifest:
     """All of ``manifest.json``."""
     backbone = compiled.backbone
     saved = compiled.steps[max(compiled.steps)].saved
@@ -45,10 +49,9 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         format=FORMAT, format_version=FORMAT_VERSION,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tool_version=_tool_version(), versions=versions, source=backbone.source,
-        inputs=tuple(_input(v, backbone.preprocessing is not None)
-                     for v in backbone.data_inputs),
+        inputs=input_specs(backbone),
         preprocessing=backbone.preprocessing,
-        task=Task("cross_entropy", options.class_count, options.labels),
+        task=task(options),
         recipe=Recipe(tuple(dict.fromkeys((*options.adapters, "head"))), options.bits,
                       "recompute" if recomputed else "store", options.optimizer,  # type: ignore[arg-type]  # checked by PackOptions
                       options.effective_batch, tuple(sorted(options.micro_batches)),
@@ -57,7 +60,18 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
                                    t.initial.nbytes) for t in compiled.trainables),
         saved=tuple(SavedValue(s.value, s.module, s.kind, s.codec, s.bits, s.shape,
                                s.stored_bytes) for s in saved),
-        weights=weights, graphs=graphs, compat=Compat(ONNXRUNTIME_MIN, ("cpu", "cuda")))
+        weights=weights, graphs=graphs, compat=Compat(ONNXRUNTIME_MIN, ("cpu", "cuda")),
+        precision=Precision("fixed", calibration))
+
+
+def input_specs(backbone: Backbone) -> tuple[InputSpec, ...]:
+    """The data inputs, without the batch."""
+    return tuple(_input(v, backbone.preprocessing is not None) for v in backbone.data_inputs)
+
+
+def task(options: PackOptions) -> Task:
+    """What is learned."""
+    return Task("cross_entropy", options.class_count, options.labels)
 
 
 def _input(value: ir.Value, is_image: bool) -> InputSpec:

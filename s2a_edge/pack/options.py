@@ -10,6 +10,7 @@ from typing import Any
 from s2a_edge.pack.adapt import ADAPTERS
 from s2a_edge.pack.optimizer import SCALARS
 from s2a_edge.pack.precision import BITS, Attention
+from s2a_edge.spec.calibration import MAX_SAMPLES
 from s2a_edge.spec.errors import UsageError
 
 
@@ -36,6 +37,9 @@ class PackOptions:
         preprocessing: fields of the manifest's ``preprocessing`` that differ from what the source
             says; an ONNX file says nothing.
         threads: threads of the rehearsal; None: all usable cores.
+        calibration: class folders or an ``.npz``, as training takes them, to measure gradient
+            errors on; None: noise with the spectrum of photographs.
+        calibration_samples: at most so many of it.
     """
 
     labels: tuple[str, ...] = ()
@@ -55,6 +59,8 @@ class PackOptions:
     seed: int = 0
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    calibration: Path | None = None
+    calibration_samples: int = 16
 
     @property
     def class_count(self) -> int:
@@ -88,6 +94,8 @@ class PackOptions:
             ("--seed", self.seed >= 0, "a number of at least 0", str(self.seed)),
             ("--threads", self.threads is None or self.threads >= 1, "a number of at least 1",
              str(self.threads)),
+            ("--calibration-samples", 1 <= self.calibration_samples <= MAX_SAMPLES,
+             f"a number from 1 to {MAX_SAMPLES}", str(self.calibration_samples)),
         ]
         for where, holds, expected, got in checks:
             if not holds:

@@ -15,6 +15,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
                "outputs": None if outputs is None else str(outputs)}
     done = subprocess.run([sys.executable, "-m", "s2a_edge.run.rehearsal"],
                           input=json.dumps(request), capture_output=True, text=True, check=False,
-                          env=_environment())
+                          env=subprocess_environment())
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError) as error:
@@ -83,8 +84,8 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
                      tuple(answer.get("step_ms") or ()), str(answer.get("onnxruntime") or "?"))
 
 
-def _environment() -> dict[str, str]:
-    """The subprocess must find this very package, also when it is not installed."""
+def subprocess_environment() -> dict[str, str]:
+    """A subprocess must find this very package, also when it is not installed."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
@@ -130,8 +131,12 @@ def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | 
     return high
 
 
-def gradient_error(compressed: Path, reference: Path) -> GradientError:
-    """Error of the ``acc_out.*`` of one output file (npz) against another's.
+def gradient_error(batches: Sequence[tuple[Path, Path]]) -> GradientError:
+    """Error of the ``acc_out.*`` of compressed steps against those of exact ones.
+
+    Args:
+        batches: of each batch the outputs (npz) of the compressed and of the uncompressed step;
+            errors and gradients of all batches count as one vector.
 
     Per trainable ``‖g - g₀‖ / max(‖g₀‖, floor)``; the floor stands for a root mean square of a
     thousandth of the largest gradient's, so that a gradient that is truly zero does not divide
@@ -141,11 +146,9 @@ def gradient_error(compressed: Path, reference: Path) -> GradientError:
         SourceError: if the uncompressed gradients are not finite: the backbone's own overflow.
         InternalError: if only the compressed ones are not.
     """
-    with np.load(compressed) as ours, np.load(reference) as exact:
-        names = [n for n in exact.files if n.startswith("acc_out.")]
-        pairs = {n.removeprefix("acc_out."): (ours[n].astype(np.float64).ravel(),
-                                              exact[n].astype(np.float64).ravel())
-                 for n in names}
+    both = [(_gradients(compressed), _gradients(reference)) for compressed, reference in batches]
+    pairs = {name: (np.concatenate([ours[name] for ours, _ in both]),
+                    np.concatenate([exact[name] for _, exact in both])) for name in both[0][1]}
     _require_finite(pairs)
     floor = _FLOOR * max(_rms(true) for _, true in pairs.values()) or 1.0
     each = {name: _rms(got - true) / max(_rms(true), floor)
@@ -157,6 +160,13 @@ def gradient_error(compressed: Path, reference: Path) -> GradientError:
     return GradientError(total=_rms(got - true) / (_rms(true) or 1.0),
                          cosine=float(got @ true) / norms, max=each[worst],
                          median=statistics.median(each.values()), worst=worst, each=each)
+
+
+def _gradients(outputs: Path) -> dict[str, np.ndarray]:
+    """Flat gradients in float64, by trainable."""
+    with np.load(outputs) as archive:
+        return {name.removeprefix("acc_out."): archive[name].astype(np.float64).ravel()
+                for name in archive.files if name.startswith("acc_out.")}
 
 
 def _require_finite(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -136,6 +136,32 @@ class SavedValue:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What gradient errors were measured on.
+
+    Attributes:
+        source: name of the data, or ``smooth noise``.
+        samples: how many different ones.
+    """
+
+    source: Text
+    samples: Annotated[int, Span(0, MAX_ENTRIES)]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the bits of the saved values were chosen.
+
+    Attributes:
+        policy: ``fixed``: one number of bits for all.
+        calibration: what gradient errors were measured on; None in bundles of older releases.
+    """
+
+    policy: Literal["fixed", "auto"] = "fixed"
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
 class WeightEntry:
     """A frozen tensor in ``weights.bin``, little-endian, row-major, at a page boundary."""
 
@@ -215,6 +241,7 @@ class Manifest:
     weights: Annotated[tuple[WeightEntry, ...], Length(0, MAX_ENTRIES)]
     graphs: Graphs
     compat: Compat
+    precision: Precision = Precision()
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -271,12 +298,14 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "WEIGHTS_ALIGNMENT_BYTES",
     "BatchGraph",
+    "Calibration",
     "Compat",
     "Graphs",
     "InferGraph",
     "InputSpec",
     "Manifest",
     "OptimizerGraph",
+    "Precision",
     "Preprocessing",
     "Recipe",
     "SavedValue",

@@ -17,6 +17,8 @@ from s2a_edge.cli import app
 from s2a_edge.cli.pack import pack
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.spec.bundle import Bundle
+from s2a_edge.spec.manifest import Calibration
+from tests.run.data.samples import write_folders
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,21 @@ def test_flags_reach_the_bundle(source: Path, tmp_path: Path) -> None:
     assert manifest.recipe.device == "orin-nano-8gb"
 
 
+def test_gradient_errors_are_measured_on_the_data_that_is_given(
+    source: Path, tmp_path: Path
+) -> None:
+    write_folders(tmp_path / "data", {"cat": 3, "dog": 4})
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\n")
+    arguments = ("--labels", labels, "--micro-batch", 2, "--batch", 2, "--threads", 1)
+    calibration = ("--calibration", tmp_path / "data", "--calibration-samples", 5)
+    done = _pack(source, "--out", tmp_path / "a.s2a", *arguments, *calibration)
+    assert done.exit_code == 0, done.stderr
+    assert "calibrate: at most 5 samples of data" in done.stderr
+    with Bundle.open(tmp_path / "a.s2a") as bundle:
+        assert bundle.manifest.precision.calibration == Calibration("data", 4)
+
+
 def test_a_folder_and_json(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     arguments = ("--classes", 2, "--batch", 1, "--micro-batch", 1, "--threads", 1, "--json")
@@ -101,6 +118,7 @@ def test_list_features(source: Path) -> None:
         (["--out", "x.s2a", "--classes", "2", "--input", "3xx"], 2, "--input"),
         (["--out", "x.s2a", "--classes", "2", "--device", "toaster"], 1, "toaster"),
         (["--out", "x.s2a", "--classes", "2", "--features", "nope"], 1, "nope"),
+        (["--out", "x.s2a", "--classes", "2", "--calibration", "gone"], 1, "--calibration: gone"),
     ],
 )
 def test_wrong_flags(
@@ -126,5 +144,6 @@ def test_defaults_are_those_of_the_recipe() -> None:
     assert shown["batch"] == recipe["effective_batch"]
     assert (int(shown["micro_batch"]),) == recipe["micro_batches"]
     assert tuple(shown["adapters"].split(",")) == recipe["adapters"]
-    for name in ("bits", "attention", "loss", "optimizer", "seed", "pool", "features", "threads"):
+    for name in ("bits", "attention", "loss", "optimizer", "seed", "pool", "features", "threads",
+                 "calibration", "calibration_samples"):
         assert shown[name] == recipe[name]

@@ -109,23 +109,23 @@ def test_the_search_finds_the_smallest_arena(truth: float, monkeypatch: pytest.M
 # Gradient errors.
 
 def _error(folder: Path, ours: dict[str, list[float]], exact: dict[str, list[float]],
-           ) -> tuple[Path, Path]:
+           ) -> list[tuple[Path, Path]]:
     paths = folder / "ours.npz", folder / "exact.npz"
     for path, values in zip(paths, (ours, exact), strict=True):
         np.savez(path, loss=np.zeros(()), **{  # type: ignore[arg-type]  # names are data
             f"acc_out.{n}": np.array(v, np.float32) for n, v in values.items()})
-    return paths
+    return [paths]
 
 
 def test_equal_gradients_have_no_error(tmp_path: Path) -> None:
     same = {"a": [1.0, 2.0], "b": [3.0]}
-    error = gradient_error(*_error(tmp_path, same, same))
+    error = gradient_error(_error(tmp_path, same, same))
     assert (error.total, error.max, error.median) == (0, 0, 0)
     assert error.cosine == pytest.approx(1.0) and error.each == {"a": 0.0, "b": 0.0}
 
 
 def test_errors_are_relative_to_each_gradients_norm(tmp_path: Path) -> None:
-    error = gradient_error(*_error(tmp_path, {"a": [3.0, 4.5], "b": [100.0], "c": [1.0]},
+    error = gradient_error(_error(tmp_path, {"a": [3.0, 4.5], "b": [100.0], "c": [1.0]},
                                    {"a": [3.0, 4.0], "b": [100.0], "c": [2.0]}))
     assert error.each == pytest.approx({"a": 0.1, "b": 0.0, "c": 0.5})
     assert (error.worst, error.max) == ("c", 0.5) and error.median == pytest.approx(0.1)
@@ -136,13 +136,22 @@ def test_errors_are_relative_to_each_gradients_norm(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_truly_zero_is_measured_against_the_others(tmp_path: Path) -> None:
-    error = gradient_error(*_error(tmp_path, {"a": [1.0], "key": [1e-4]}, {"a": [1.0],
+    error = gradient_error(_error(tmp_path, {"a": [1.0], "key": [1e-4]}, {"a": [1.0],
                                                                          "key": [0.0]}))
     assert error.each["key"] == pytest.approx(0.1)  # floor: a thousandth of the largest
 
 
+def test_batches_count_as_one_vector(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    error = gradient_error([*_error(first, {"a": [4.0, 0.0]}, {"a": [3.0, 0.0]}),
+                            *_error(second, {"a": [0.0, 4.0]}, {"a": [0.0, 4.0]})])
+    assert error.total == error.each["a"] == pytest.approx(1 / 5)
+
+
 def test_all_gradients_zero_are_no_division_by_zero(tmp_path: Path) -> None:
-    error = gradient_error(*_error(tmp_path, {"a": [0.0]}, {"a": [0.0]}))
+    error = gradient_error(_error(tmp_path, {"a": [0.0]}, {"a": [0.0]}))
     assert (error.max, error.total) == (0.0, 0.0)
 
 
@@ -153,4 +162,4 @@ def test_all_gradients_zero_are_no_division_by_zero(tmp_path: Path) -> None:
 def test_gradients_must_be_finite(ours: float, exact: float, kind: type[Exception],
                                   tmp_path: Path) -> None:
     with pytest.raises(kind, match="gradient of a"):
-        gradient_error(*_error(tmp_path, {"a": [ours], "b": [1.0]}, {"a": [exact], "b": [1.0]}))
+        gradient_error(_error(tmp_path, {"a": [ours], "b": [1.0]}, {"a": [exact], "b": [1.0]}))

@@ -16,7 +16,7 @@ from s2a_edge.run.data.batches import (
     input_buffer_bytes,
     steps_per_epoch,
 )
-from s2a_edge.run.data.dataset import DataCheck, DataSet
+from s2a_edge.run.data.dataset import DataCheck, DataSet, DataTerms
 from s2a_edge.run.data.image_folder import ImageFolder
 from s2a_edge.run.data.open_data import open_data
 from s2a_edge.run.data.targets import soft_targets
@@ -27,6 +27,7 @@ __all__ = [
     "BatchBuffer",
     "DataCheck",
     "DataSet",
+    "DataTerms",
     "ImageFolder",
     "MicroBatch",
     "batches",

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from s2a_edge.run.data.dataset import DataCheck
+from s2a_edge.run.data.dataset import DataCheck, DataTerms
 from s2a_edge.run.data.decoding import printable
 from s2a_edge.run.data.dtypes import I64, Row
 from s2a_edge.spec.errors import DataError
-from s2a_edge.spec.manifest import InputSpec, Manifest
+from s2a_edge.spec.manifest import InputSpec
 from s2a_edge.spec.units import MIB, format_bytes
 
 LABELS = "labels"
@@ -63,7 +63,7 @@ class ArrayDataSet:
             out of range, or compressed arrays are too large.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: DataTerms) -> None:
         self.path = path
         self.inputs: tuple[InputSpec, ...] = manifest.inputs
         try:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from s2a_edge.run.data.dtypes import I64, Row
-from s2a_edge.spec.manifest import InputSpec
+from s2a_edge.spec.manifest import InputSpec, Preprocessing, Task
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,22 @@ class DataCheck:
     samples: int
     decode_bytes: int
     largest: str
+
+
+class DataTerms(Protocol):
+    """What data must suit: a manifest, or the part of one that exists while a bundle is packed."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The data inputs."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """Of images; None for other data."""
+
+    @property
+    def task(self) -> Task:
+        """Labels and classes."""
 
 
 class DataSet(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 
 from s2a_edge.run.data.augmentation import Augmentation, draw_flip, random_region
 from s2a_edge.run.data.class_names import match_folders
-from s2a_edge.run.data.dataset import DataCheck
+from s2a_edge.run.data.dataset import DataCheck, DataTerms
 from s2a_edge.run.data.decoding import (
     EXTENSIONS,
     ImageHeader,
@@ -31,7 +31,7 @@ from s2a_edge.run.data.preprocessing import (
     write_normalized,
 )
 from s2a_edge.spec.errors import DataError
-from s2a_edge.spec.manifest import InputSpec, Manifest
+from s2a_edge.spec.manifest import InputSpec
 
 _MAX_LISTED = 5  # bad files named in one error
 
@@ -55,7 +55,7 @@ class ImageFolder:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, augmentation: Augmentation | None = None
+        self, path: Path, manifest: DataTerms, augmentation: Augmentation | None = None
     ) -> None:
         self.path = path
         self.inputs: tuple[InputSpec, ...] = manifest.inputs
@@ -127,7 +127,7 @@ class ImageFolder:
         return header.decode_bytes(jpeg_reduction(header.width, header.height, self._spec))
 
 
-def _scan(path: Path, manifest: Manifest) -> tuple[list[str], I64]:
+def _scan(path: Path, manifest: DataTerms) -> tuple[list[str], I64]:
     try:
         folders = sorted(x.name for x in path.iterdir() if x.is_dir() and x.name[0] != ".")
         found = match_folders(folders, manifest.task, where=printable(path))

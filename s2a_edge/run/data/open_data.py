@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from s2a_edge.run.data.arrays import ArrayDataSet
-from s2a_edge.run.data.dataset import DataSet
+from s2a_edge.run.data.dataset import DataSet, DataTerms
 from s2a_edge.run.data.decoding import printable
 from s2a_edge.run.data.image_folder import ImageFolder
 from s2a_edge.spec.errors import DataError
-from s2a_edge.spec.manifest import Manifest
 
 
-def open_data(path: Path | str, manifest: Manifest) -> DataSet:
+def open_data(path: Path | str, manifest: DataTerms) -> DataSet:
     """Open a folder of class folders, or an ``.npz``, for the bundle of ``manifest``.
 
     Raises:

@@ -1,0 +1,152 @@
+"""What gradients are measured on while packing: samples of real data, or a stand-in for them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.rehearse import subprocess_environment
+from s2a_edge.spec.calibration import CalibrationRequest
+from s2a_edge.spec.errors import DataError, InternalError
+from s2a_edge.spec.manifest import Calibration
+
+Arrays = dict[str, NDArray[Any]]
+NOISE = "smooth noise"
+_LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Data that gradients are measured on.
+
+    Attributes:
+        inputs: by name of the data input, [N, *shape]; empty: noise is made for every batch.
+        labels: what the samples are, as the data says; None with noise.
+        source: what it is, for people.
+        seed: of the noise, and of random labels where there are none.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[Any] | None
+    source: str
+    seed: int
+
+    def batches(self, batch: int) -> int:
+        """How many different batches there are: 1 where the samples do not fill one."""
+        return 1 if self.labels is None else max(1, len(self.labels) // batch)
+
+    def record(self, batch: int) -> Calibration:
+        """For the manifest: what was measured on, with graphs for ``batch`` samples."""
+        count = batch if self.labels is None else min(len(self.labels), batch * self.batches(batch))
+        return Calibration(self.source, count)
+
+    def feeds(self, model: ir.Model, initial: Mapping[str, NDArray[Any]], number: int = 0,
+              ) -> Arrays:
+        """Values for every input of ``model``, for batch ``number``.
+
+        A batch that is larger than the data repeats samples.
+
+        Args:
+            model: a training, evaluation or optimizer graph.
+            initial: start values of the trainables.
+            number: which batch, from 0.
+        """
+        # A generator for each batch, so that batch 3 is the same whether or not 0..2 were made.
+        rng = np.random.default_rng(self.seed if number == 0 else [self.seed, number])
+        return {value.name or "": self._feed(value, initial, number, rng)
+                for value in model.graph.inputs}
+
+    def _feed(self, value: ir.Value, initial: Mapping[str, NDArray[Any]], number: int,
+              rng: np.random.Generator) -> NDArray[Any]:
+        name, shape, dtype = value.name or "", shape_of(value), dtype_of(value).numpy()
+        if name.startswith("param."):
+            return initial[name.removeprefix("param.")]
+        if name in self.inputs:
+            return self.inputs[name][self._rows(shape[0], number)]
+        if name == "target":
+            classes = rng.integers(shape[1], size=shape[0])
+            if self.labels is not None:
+                classes = self.labels[self._rows(shape[0], number)]
+            return np.asarray(np.eye(shape[1], dtype=dtype)[classes])
+        if name == "weight":
+            return np.full(shape, 1.0 / shape[0], dtype)
+        if name.startswith(("acc.", "m.", "v.")):
+            return np.zeros(shape, dtype)
+        if not shape:
+            return np.asarray(0.5, dtype)
+        if np.issubdtype(dtype, np.integer):
+            return np.ones(shape, dtype)
+        return smooth_noise(rng, shape).astype(dtype)
+
+    def _rows(self, batch: int, number: int) -> NDArray[np.int64]:
+        count = len(next(iter(self.inputs.values())))
+        return (np.arange(batch, dtype=np.int64) + number * batch) % count
+
+
+def noise(seed: int) -> Samples:
+    """Seeded stand-ins: images with the spectrum of photographs, random labels."""
+    return Samples({}, None, NOISE, seed)
+
+
+def read_samples(request: CalibrationRequest) -> Samples:
+    """Samples of real data, read by the board's own code in a process of its own.
+
+    ``request.out`` is written and removed.
+
+    Raises:
+        DataError: the data cannot be read, or does not suit the backbone.
+        InternalError: the process broke.
+    """
+    done = subprocess.run([sys.executable, "-m", "s2a_edge.run.calibration_samples"],
+                          input=request.to_json(), capture_output=True, text=True, check=False,
+                          env=subprocess_environment())
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, json.JSONDecodeError) as error:
+        raise InternalError(where="reading of calibration samples", expected="a JSON answer",
+                            got=f"exit {done.returncode}: {done.stderr.strip()[-400:]}",
+                            todo="report this") from error
+    if not answer["ok"]:
+        raise DataError(where=f"--calibration: {answer['where']}", expected=answer["expected"],
+                        got=answer["got"], todo=answer["todo"])
+    out = Path(request.out)
+    with np.load(out) as archive:
+        inputs = {spec.name: archive[spec.name] for spec in request.inputs}
+        labels = archive[_LABELS]
+    out.unlink()
+    return Samples(inputs, labels, Path(request.data).name or request.data, request.seed)
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Unit-variance noise; rank 4 gets structure at all scales, as photographs have.
+
+    White noise would drive a pretrained backbone far from what it sees in use, and the measured
+    gradient errors with it.
+    """
+    if len(shape) != 4:
+        return rng.standard_normal(shape)
+    spatial = (1, 2) if shape[-1] <= 4 else (2, 3)
+    total = np.zeros(shape)
+    block = 1
+    while block <= max(shape[a] for a in spatial):
+        small = [-(-n // block) if a in spatial else n for a, n in enumerate(shape)]
+        layer = rng.standard_normal(small)
+        for axis in spatial:
+            layer = np.repeat(layer, block, axis).take(range(shape[axis]), axis)
+        total += layer * block**0.5
+        block *= 2
+    unit: NDArray[np.float64] = total / total.std()
+    return unit
+
+
+__all__ = ["NOISE", "Samples", "noise", "read_samples", "smooth_noise"]
