@@ -48,7 +48,8 @@ def _python(code: str) -> str:
 
 
 def test_board_modules_import_without_host_packages() -> None:
-    names = [*_modules("spec"), *_modules("run"), *_modules("cli"), "s2a_edge.__main__"]
+    packages = ("spec", "run", "link", "cli")
+    names = [*(n for p in packages for n in _modules(p)), "s2a_edge.__main__"]
     code = _BLOCK.format(blocked=_HOST_ONLY) + _IMPORT_ALL.format(names=names)
     assert _python(code) == f"imported {len(names)}"
 

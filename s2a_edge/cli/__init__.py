@@ -18,9 +18,11 @@ from s2a_edge.cli.devices import devices
 from s2a_edge.cli.evaluate import evaluate
 from s2a_edge.cli.export import export
 from s2a_edge.cli.failures import FailureGroup
+from s2a_edge.cli.flash import flash
 from s2a_edge.cli.inspect import inspect
 from s2a_edge.cli.keys import keygen, sign
 from s2a_edge.cli.pack import pack
+from s2a_edge.cli.releases import agent, releases, rollback, start
 from s2a_edge.cli.train import train
 
 app = typer.Typer(
@@ -61,6 +63,11 @@ app.command("inspect")(inspect)
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("export")(export)
+app.command("flash")(flash)
+app.command("releases")(releases)
+app.command("rollback")(rollback)
+app.command("start", context_settings={"ignore_unknown_options": True})(start)
+app.command("agent", hidden=True)(agent)
 app.add_typer(devices, name="devices")
 
 

@@ -50,6 +50,10 @@ def train(
     ] = None,
     threads: Threads = None,
     provider: Provider = "cpu",
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin with the tuned values of this run; equal trainables are needed."),
+    ] = None,
     trust: Trust = None,
     seed: Annotated[int, typer.Option(help="Seed of order and augmentation.", min=0)] = 0,
     resume: Annotated[
@@ -73,6 +77,8 @@ def train(
             provider=provider,
             seed=seed,
         )
+        if start_from is not None:
+            trainer.start_from(start_from)
         summary = trainer.fit(
             data,
             val=val,

@@ -279,6 +279,22 @@ class Trainer:
         self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
 
+    def start_from(self, path: Path | str) -> None:
+        """Begin with the tuned values of a run, of this bundle or of one with equal trainables.
+
+        Args:
+            path: a checkpoint file, or a run folder, whose best is taken.
+
+        Raises:
+            CheckpointError: it cannot be read, or names the trainables that differ.
+        """
+        path = Path(path)
+        file = checkpoint_path(path) if path.is_dir() else path
+        _, tensors = read_checkpoint(file)
+        role = "param."
+        values = {n.removeprefix(role): v for n, v in tensors.items() if n.startswith(role)}
+        self.state.load_parameters(values, where=str(file))
+
     @cached_property
     def _train(self) -> TrainStep:
         # The session that needs most comes last: what the others keep in the arena then lies

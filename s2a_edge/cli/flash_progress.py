@@ -1,0 +1,105 @@
+"""Progress of ``flash`` and ``pull`` on stderr: a bar with rate and time left, or lines."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from s2a_edge.spec.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from s2a_edge.cli.output import Output
+    from s2a_edge.link.flash import Flashing
+
+
+class FlashView:
+    """Shows :class:`s2a_edge.link.flash.Flashing` values; a context manager.
+
+    Args:
+        output: says whether there is a terminal, and whether to be quiet.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bar = _make_bar(output)
+        self._task: TaskID | None = None
+        self._shown: str | None = None
+
+    def __enter__(self) -> FlashView:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, now: Flashing) -> None:
+        """Show where it stands."""
+        if now.phase != self._shown:
+            self._begin(now)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=now.done_bytes)
+
+    def _begin(self, now: Flashing) -> None:
+        """A new phase: the estimate first, then what is going on."""
+        self._shown = now.phase
+        if now.phase == "sending":
+            if not now.total_bytes:
+                self._output.note("nothing to send: the board has all of it")
+                return
+            self._output.note(estimate(now))
+        elif self._bar is None:
+            self._output.note(f"board: {now.phase}")
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(now.phase, total=now.total_bytes or None)
+
+
+def estimate(now: Flashing) -> str:
+    """``sending 12 MiB (84 MiB are there), about 2 min``."""
+    text = f"sending {format_bytes(now.total_bytes)}"
+    if now.there_bytes:
+        text += f" ({format_bytes(now.there_bytes)} are there)"
+    if now.estimate_s is not None:
+        text += f", about {_duration(now.estimate_s)}"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def _make_bar(output: Output) -> Bar | None:
+    console = output.live()
+    if console is None:
+        return None
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )

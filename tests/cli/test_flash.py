@@ -1,0 +1,76 @@
+"""``flash``, ``releases``, ``rollback``, ``start`` on a folder, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from s2a_edge.cli import app
+from s2a_edge.cli.flash_progress import estimate
+from s2a_edge.link.flash import Flashing
+from tests.run.toy_bundle import write_toy_bundle
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    write_toy_bundle(folder / "a")
+    write_toy_bundle(folder / "b", seed=1)
+    return folder
+
+
+def test_flash_list_roll_back_start(place: Path) -> None:
+    board = f"dir:{place}/board"
+    code, out, err = run("flash", place / "a", board)
+    assert code == 0, err
+    assert "is in use; sent 16" in out
+    assert err.startswith("sending 16")
+    assert "board: health check" in err
+    code, out, _ = run("flash", place / "b", board, "--mounted", "--json")
+    second = json.loads(out)
+    assert (code, second["step_ms"], second["switched"]) == (0, None, True)
+    code, out, _ = run("releases", board)
+    assert (code, "not checked yet" in out, "previous" in out) == (0, True, True)
+    code, out, _ = run("rollback", board)
+    assert (code, f"is in use, not {second['release'][:12]}" in out) == (0, True)
+    code, out, err = run("rollback", board, "--quiet")
+    assert (code, out, err) == (0, "", "")
+    assert run("rollback", board)[0] == 0
+    assert run("start", place / "board", "--", "sh", "-c", "exit 7")[0] == 7
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "x", "ftp://a/b", "dir:", "dir:/x?baud=1", "ssh:host", "ssh://-oProxyCommand=x/y",
+     "serial:ttyACM0", "dir:/a\nb"],
+)  # fmt: skip
+def test_what_is_no_target_is_said(place: Path, target: str) -> None:
+    code, _, err = run("flash", place / "a", target)
+    assert (code, err.startswith("error: target"), err.count("\n")) == (2, True, 1)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    code, _, err = run("rollback", f"dir:{tmp_path}/none")
+    assert (code, "expected a board's folder" in err) == (1, True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_estimate_names_what_is_there_and_how_long() -> None:
+    now = Flashing("sending", 0, 3 * 2**20, 2**20, 7200.0)
+    assert estimate(now) == "sending 3.0 MiB (1.0 MiB are there), about 2.0 h"
+    assert estimate(Flashing("sending", 0, 2**20, 0, 5.2)) == "sending 1.0 MiB, about 5 s"
+
+
+def test_the_agent_answers_whatever_it_is_asked(tmp_path: Path) -> None:
+    for request in ("", "[]", "{}", '{"op": "dance"}', '{"op": "offer"}', '{"op": "install"}',
+                    '{"op": "held", "blobs": 3}', "\x00" * 9):  # fmt: skip
+        done = CliRunner().invoke(app, ["agent", str(tmp_path)], input=request)
+        assert json.loads(done.stdout)["ok"] is False
