@@ -15,13 +15,14 @@ from s2a_edge.pack.normalize.cleanup import drop_no_ops, merge_reshapes, merge_t
 from s2a_edge.pack.normalize.invariants import check_normalized
 from s2a_edge.pack.normalize.layer_norm import fuse_layer_norms
 from s2a_edge.pack.normalize.linear import order_biases
+from s2a_edge.pack.normalize.narrow import narrow_selections
 from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
 
 _REWRITES = (
     drop_no_ops, drop_nan_guards, make_padding_explicit, fold_batch_norms, fuse_layer_norms,
     fuse_activations, merge_transposes, fuse_transposed_keys, merge_reshapes, drop_no_ops,
-    order_biases, own_parameters,
+    narrow_selections, order_biases, own_parameters,
 )
 
 

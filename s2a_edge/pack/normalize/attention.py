@@ -1,13 +1,11 @@
-"""Attention scores: keys stay token-major, and the scale is applied once, to the queries."""
+"""Attention scores: keys stay token-major, and the scale is a factor of the product."""
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, module_of, shape_of
+from s2a_edge.pack.graph import MICROSOFT, shape_of
 from s2a_edge.pack.normalize.rewrite import (
-    add_constant,
     insert,
     only_consumer,
     operands,
@@ -23,7 +21,7 @@ def fuse_transposed_keys(graph: ir.Graph) -> None:
 
     Transpose([0, 2, 3, 1]) of [B, T, H, K] becomes [0, 2, 1, 3]: the keys are kept as [B, H, T, K],
     the layout that the backward needs. A Transpose of the last two axes alone goes away. Scalars
-    on either side and behind the product move to ``a``, which is smaller than the product.
+    on either side and behind the product become its ``alpha``, which costs no pass over memory.
     """
     for node in list(graph):
         if node.graph is not None and node.op_type == "MatMul":
@@ -53,11 +51,10 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> None:
     if swapped != list(range(rank)):
         source = insert(graph, node, "Transpose", [source], {"perm": swapped},
                         name=f"{name}_keys")
+    attributes: dict[str, object] = {"transB": 1}
     if total != 1.0:
-        scale = add_constant(graph, f"{module_of(node)}.attention_scale",
-                             np.asarray(total, np.float32))
-        query = insert(graph, node, "Mul", [query, scale], name=f"{name}_queries")
-    new = insert(graph, node, "FusedMatMul", [query, source], {"transB": 1},
+        attributes["alpha"] = total
+    new = insert(graph, node, "FusedMatMul", [query, source], attributes,
                  domain=MICROSOFT, name=f"{name}_scores")
     replace(graph, last.outputs[0], new)
 

@@ -55,8 +55,8 @@ def test_keys(keys: str) -> None:
     "qs = Mul(scale, q) ks = Mul(kt, scale) s = MatMul(qs, ks)",
     "qs = Div(q, root) s0 = MatMul(qs, kt) s = Mul(scale, s0)",
 ], ids=["after", "divided", "queries", "both", "twice"])
-def test_scale_moves_to_the_queries(scaled: str) -> None:
-    _check(f"{_KEYS['one']} {scaled}", ["Transpose", "Transpose", "Mul", "FusedMatMul"])
+def test_scale_is_part_of_the_product(scaled: str) -> None:
+    _check(f"{_KEYS['one']} {scaled}", ["Transpose", "Transpose", "FusedMatMul"])
 
 
 def test_factors_that_cancel_are_gone() -> None:
