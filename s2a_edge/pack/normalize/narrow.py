@@ -115,7 +115,8 @@ def _slice(graph: ir.Graph, value: ir.Value, part: _Range) -> ir.Value:
     bounds = [add_constant(graph, f"{value.name}_{what}", np.array([number], np.int64))
               for what, number in (("start", part.start), ("stop", part.stop),
                                    ("axis", part.axis))]
-    return insert(graph, anchor, "Slice", [value, *bounds], name=f"{value.name}_{part.start}_{part.stop}_of_{part.axis}")
+    name = f"{value.name}_{part.start}_{part.stop}_of_{part.axis}"
+    return insert(graph, anchor, "Slice", [value, *bounds], name=name)
 
 
 def _movable(value: ir.Value, part: _Range) -> list[_Range | None] | None:
