@@ -252,7 +252,7 @@ class Training:
     def _accumulate(self, part: MicroBatch) -> float:
         """Adds the gradients of sum(losses) / effective batch; returns sum(losses)."""
         images = torch.from_numpy(next(iter(part.inputs.values()))[: part.samples])
-        target = torch.from_numpy(soft_targets(part.labels[: part.samples], self.classes,
+        target = torch.from_numpy(soft_targets(part.targets, self.classes,
                                                self.task.label_smoothing))
         loss = -(target * functional.log_softmax(self.model(images), dim=1)).sum()
         torch.autograd.backward([loss / self.recipe.effective_batch])
@@ -271,7 +271,7 @@ class Training:
         count = steps_per_epoch(len(data), micro)
         for part in batches(data, micro, micro, shuffle=False, augment=False):
             logits = self.model(torch.from_numpy(next(iter(part.inputs.values()))[: part.samples]))
-            labels = torch.from_numpy(part.labels[: part.samples])
+            labels = torch.from_numpy(part.targets)
             hits += int((logits.argmax(dim=1) == labels).sum())
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
             report.tell("test", part.step + 1, count)

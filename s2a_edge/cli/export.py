@@ -19,12 +19,15 @@ def export(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a plain inference ONNX model of the tuned backbone."""
+    """Write a plain inference ONNX model of the tuned backbone.
+
+    Its output is logits: scores before softmax or sigmoid, or numbers in the targets' own units.
+    """
     from s2a_edge.run.finished_run import export_run
     from s2a_edge.spec.units import format_bytes
 
     output = Output(as_json=as_json, quiet=quiet)
-    path = export_run(run, out, checkpoint=checkpoint, bundle=bundle)
-    size_bytes = path.stat().st_size
-    output.show(f"{path}: {format_bytes(size_bytes)}")
-    output.result({"path": path, "size_bytes": size_bytes})
+    exported = export_run(run, out, checkpoint=checkpoint, bundle=bundle)
+    path, size_bytes = exported.path, exported.path.stat().st_size
+    output.show(f"{path}: {format_bytes(size_bytes)}; {exported.output}")
+    output.result({"path": path, "size_bytes": size_bytes, "output": exported.output})

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from s2a_edge.spec.memory_plan import Evidence, MemoryPlan
 
 _FLOAT32_BYTES = 4
+_COUNTED = {"cross_entropy": "classes", "bce": "labels", "mse": "numbers", "l1": "numbers",
+            "output": "classes"}
 _HEAD_KINDS = ("head_weight", "head_bias")
 
 
@@ -130,7 +132,8 @@ def _recipe_table(manifest: Manifest) -> Table:
         "features": source.features,
         "pooling": source.pool,
         "inputs": inputs,
-        "classes": f"{task.classes}" + (f": {', '.join(task.labels)}" if task.labels else ""),
+        "loss": task.loss if task.output is None else f"{task.output}, of the graph itself",
+        _COUNTED[task.loss]: _named(task.classes, task.labels),
         "adapters": ", ".join(recipe.adapters),
         "bits of saved values": recipe.bits,
         "attention": recipe.attention,
@@ -153,6 +156,12 @@ def _recipe_table(manifest: Manifest) -> Table:
 def _calibration(manifest: Manifest) -> str | None:
     used = manifest.precision.calibration
     return None if used is None else f"{used.samples} samples of {used.source}"
+
+
+def _named(count: int, labels: tuple[str, ...]) -> str | None:
+    if not count:
+        return None
+    return f"{count}: {', '.join(labels)}" if labels else str(count)
 
 
 def _trainables_table(groups: list[TrainableGroup]) -> Table:

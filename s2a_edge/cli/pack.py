@@ -10,12 +10,12 @@ import typer
 
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.run_options import Threads
+from s2a_edge.cli.task_options import task_options
 from s2a_edge.cli.values import (
     parse_counts,
     parse_names,
     parse_reals,
     parse_shape,
-    read_labels,
 )
 from s2a_edge.spec.device_profile import load_profile
 from s2a_edge.spec.errors import UsageError
@@ -48,9 +48,15 @@ def pack(  # one parameter for each option: that is how typer declares them
     pool: Annotated[
         str | None, typer.Option(help="How features become one vector: cls, mean or gap.")
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes.", min=1)] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Number of classes, or of labels with bce.", min=1)
+    ] = None,
+    outputs: Annotated[
+        int | None, typer.Option(help="How many numbers to predict, with mse or l1.", min=1)
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line.")
+        Path | None,
+        typer.Option(help="Text file with the name of one class, label or number a line."),
     ] = None,
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Shape without the batch, such as 3x224x224.")
@@ -66,7 +72,13 @@ def pack(  # one parameter for each option: that is how typer declares them
     attention: Annotated[
         str, typer.Option(help="Attention probabilities: auto, store or recompute.")
     ] = "auto",
-    loss: Annotated[str, typer.Option(help="Loss: cross_entropy.")] = "cross_entropy",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="cross_entropy: one class of several; bce: any number of labels; mse or l1: "
+            "numbers."
+        ),
+    ] = "cross_entropy",
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     device: Annotated[str | None, typer.Option(help="Device profile to pack for.")] = None,
     mean: Annotated[str | None, typer.Option(help="Mean of the channels, after --scale.")] = None,
@@ -111,15 +123,13 @@ def pack(  # one parameter for each option: that is how typer declares them
         "weights": weights,
         "features": features,
         "pool": pool,
-        "labels": _labels(classes, labels),
-        "classes": classes,
+        **task_options(loss, classes, outputs, labels),
         "input_shape": shape,
         "effective_batch": batch,
         "micro_batches": parse_counts(micro_batch, flag="--micro-batch"),
         "adapters": parse_names(adapters),
         "bits": bits,
         "attention": attention,
-        "loss": loss,
         "optimizer": optimizer,
         "device": load_profile(device).name if device else None,
         "preprocessing": {name: value for name, value in image.items() if value is not None},
@@ -166,26 +176,6 @@ def _list_features(
         rows.add_row(candidate.name, dims, " or ".join(candidate.pools))
     output.show(rows)
     output.result(candidates)
-
-
-def _labels(classes: int | None, labels: Path | None) -> tuple[str, ...]:
-    """Class names as the options give them; none where only their count is given."""
-    names = read_labels(labels) if labels else None
-    if names is None and classes is None:
-        raise UsageError(
-            where="--labels",
-            expected="what to learn",
-            got="neither --labels nor --classes",
-            todo="add --labels FILE with one class name a line, or --classes N",
-        )
-    if names is not None and classes not in (None, len(names)):
-        raise UsageError(
-            where="--classes",
-            expected=f"{len(names)}, as many as {labels} has lines",
-            got=str(classes),
-            todo="leave --classes off",
-        )
-    return names or ()
 
 
 def _report_table(report: PackReport) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.spec.units import format_bytes
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ class ProgressView:
         )
 
     def _log(self, now: Progress) -> None:
-        """One line when the rehearsal starts, one when an epoch has been trained."""
+        """One line when the rehearsal starts, one when an epoch was trained, one when validated."""
         key = (now.phase, now.epoch)
-        done = now.phase == "train" and now.step >= now.steps
+        done = now.step >= now.steps
         if self._shown != key and (now.phase == "rehearse" or done):
             self._shown = key
             self._output.note("  ".join(part for part in (title(now), figures(now)) if part))
@@ -76,17 +77,32 @@ def title(now: Progress) -> str:
 
 
 def figures(now: Progress) -> str:
-    """Loss, accuracy, speed, and memory against the budget; what is not known is left out."""
+    """Loss, accuracy, speed, and memory against the budget; what is not known is left out.
+
+    While validating, loss and figure are those of the validation, over the samples so far; while
+    training, the last validation's follow those of the epoch.
+    """
     memory = format_bytes(now.peak_bytes)
     if now.budget_bytes is not None:
         memory += f" of {format_bytes(now.budget_bytes)}"
+    training = now.phase == "train"
     parts = [
-        f"loss {now.loss:.4f}" if now.loss is not None else "",
-        f"accuracy {now.accuracy:.1%}" if now.accuracy is not None else "",
+        f"loss {now.loss:.4f}" if training and now.loss is not None else "",
+        f"accuracy {now.accuracy:.1%}" if training and now.accuracy is not None else "",
+        f"val loss {now.val_loss:.4f}" if now.val_loss is not None else "",
+        _score(now),
         f"{now.images_s:.1f} images/s" if now.images_s is not None else "",
         f"peak {memory}",
     ]
     return "  ".join(part for part in parts if part)
+
+
+def _score(now: Progress) -> str:
+    """``val top-1 91.30%``; empty where it is not known yet, or is the loss itself."""
+    if now.val_metric in (None, "loss") or now.val_score is None:
+        return ""
+    name = str(now.val_metric)
+    return f"val {metric_label(name)} {metric_text(name, now.val_score)}"
 
 
 def _make_bar(output: Output) -> Bar | None:

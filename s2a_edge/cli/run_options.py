@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+DATA_HELP = "Class folders of images, a folder with labels.csv, a .csv or a .npz file."
+
 ProviderName = Literal["cpu", "cuda"]
 CheckpointName = Literal["best", "last"]
 

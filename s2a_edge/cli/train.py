@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s2a_edge.cli.budget_option import Budget, Device, ThisDevice, resolve_budget
+from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.progress import ProgressView
-from s2a_edge.cli.run_options import Provider, Threads
+from s2a_edge.cli.run_options import DATA_HELP, Provider, Threads
 from s2a_edge.cli.trust_option import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def train(
     bundle: Annotated[Path, typer.Argument(help="A bundle: a folder or a .s2a file.")],
-    data: Annotated[Path, typer.Option(help="Class folders of images, or a .npz file.")],
+    data: Annotated[Path, typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: checkpoints and records.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 3,
     val: Annotated[
@@ -34,6 +35,20 @@ def train(
         float, typer.Option(help="Epochs of linear warm-up before the cosine.")
     ] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Share given to other classes.")] = 0.0,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(help="balanced, one number for each class (1,2.5,1), or a file of them."),
+    ] = None,
+    standardize: Annotated[
+        bool,
+        typer.Option(
+            "--standardize/--no-standardize",
+            help="Learn regressed numbers relative to mean and deviation of the training data.",
+        ),
+    ] = True,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many epochs without a better one.")
+    ] = None,
     max_norm: Annotated[
         float | None, typer.Option(help="Clip the gradient's global norm; default: no clipping.")
     ] = None,
@@ -63,6 +78,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a bundle inside a memory budget."""
+    from s2a_edge.run.class_weights import read_class_weights
     from s2a_edge.run.trainer import Trainer
     from s2a_edge.spec.bundle import Bundle
 
@@ -87,6 +103,11 @@ def train(
             weight_decay=weight_decay,
             warmup_epochs=warmup,
             label_smoothing=label_smoothing,
+            class_weights=read_class_weights(class_weights, opened.manifest.task)
+            if class_weights is not None
+            else None,
+            standardize=standardize,
+            patience=patience,
             max_norm=max_norm,
             momentum=momentum,
             augment=augment,
@@ -102,20 +123,22 @@ def train(
 
 
 def _history_table(summary: RunSummary) -> Table:
-    columns = ("epoch", "loss", "accuracy", "val loss", "val accuracy")
+    """One row an epoch; figures that no epoch has get no column."""
+    history = summary.history
+    names = list(dict.fromkeys(name for record in history for name in record.val_metrics))
+    scored = any(record.accuracy is not None for record in history)
+    validated = any(record.val_loss is not None for record in history)
+    columns = ["epoch", "loss", *(["accuracy"] if scored else [])]
+    columns += ["val loss"] if validated else []
+    columns += [f"val {metric_label(name)}" for name in names]
     made = table("", (*columns, ""), right=columns)
-    for record in summary.history:
-        val_loss = "" if record.val_loss is None else f"{record.val_loss:.4f}"
-        val_top1 = "" if record.val_top1 is None else f"{record.val_top1:.2%}"
-        mark = "best" if record.epoch == summary.best_epoch else ""
-        made.add_row(
-            str(record.epoch),
-            f"{record.loss:.4f}",
-            f"{record.accuracy:.2%}",
-            val_loss,
-            val_top1,
-            mark,
-        )
+    for record in history:
+        cells = [str(record.epoch), f"{record.loss:.4f}"]
+        cells += ["" if record.accuracy is None else f"{record.accuracy:.2%}"] if scored else []
+        cells += ["" if record.val_loss is None else f"{record.val_loss:.4f}"] if validated else []
+        cells += [metric_text(name, record.val_metrics.get(name)) for name in names]
+        mark = f"best {metric_label(summary.best_metric or '')}"
+        made.add_row(*cells, mark if record.epoch == summary.best_epoch else "")
     return made
 
 
@@ -129,6 +152,8 @@ def _closing_lines(summary: RunSummary) -> list[str]:
         f"{summary.out}: {summary.epochs} epochs, {summary.steps} steps of micro-batch "
         f"{summary.micro_batch} in {summary.seconds:.1f} s; {peak}"
     ]
+    if summary.out_of_patience:
+        lines.append("stopped since no epoch was better for as long as --patience says")
     if summary.stopped_by is not None:
         lines.append(f"stopped by {summary.stopped_by}; continue with --resume")
     return lines

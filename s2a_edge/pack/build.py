@@ -214,7 +214,7 @@ class _Files:
 def _samples(folder: Path, compiled: Compiled, options: PackOptions, on_stage: Stage) -> Samples:
     """What gradients are measured on, as the options say."""
     if options.calibration is None:
-        return noise(options.seed)
+        return noise(options.seed, options.loss)
     on_stage("calibrate", f"at most {options.calibration_samples} samples of "
              f"{options.calibration.name}")
     return read_samples(CalibrationRequest(

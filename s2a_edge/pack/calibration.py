@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.rehearse import subprocess_environment
-from s2a_edge.spec.calibration import CalibrationRequest
+from s2a_edge.spec.calibration import CALIBRATION_TARGETS, CalibrationRequest
 from s2a_edge.spec.errors import DataError, InternalError
 from s2a_edge.spec.manifest import Calibration
+from s2a_edge.spec.task_ports import TARGET, WEIGHT, Loss
 
 Arrays = dict[str, NDArray[Any]]
 NOISE = "smooth noise"
-_LABELS = "labels"
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,30 @@ class Samples:
 
     Attributes:
         inputs: by name of the data input, [N, *shape]; empty: noise is made for every batch.
-        labels: what the samples are, as the data says; None with noise.
+        targets: rows [N, C] as the loss takes them; None with noise, and for a graph that is its
+            own loss.
         source: what it is, for people.
-        seed: of the noise, and of random labels where there are none.
+        seed: of the noise, and of random targets where there are none.
+        loss: of the task: which targets are made up with noise.
     """
 
     inputs: Mapping[str, NDArray[Any]]
-    labels: NDArray[Any] | None
+    targets: NDArray[Any] | None
     source: str
     seed: int
+    loss: Loss = "cross_entropy"
+
+    def __len__(self) -> int:
+        """How many samples of real data there are; 0 with noise."""
+        return min((len(rows) for rows in self.inputs.values()), default=0)
 
     def batches(self, batch: int) -> int:
         """How many different batches there are: 1 where the samples do not fill one."""
-        return 1 if self.labels is None else max(1, len(self.labels) // batch)
+        return max(1, len(self) // batch)
 
     def record(self, batch: int) -> Calibration:
         """For the manifest: what was measured on, with graphs for ``batch`` samples."""
-        count = batch if self.labels is None else min(len(self.labels), batch * self.batches(batch))
+        count = min(len(self), batch * self.batches(batch)) if self.inputs else batch
         return Calibration(self.source, count)
 
     def feeds(self, model: ir.Model, initial: Mapping[str, NDArray[Any]], number: int = 0,
@@ -73,13 +81,12 @@ class Samples:
             return initial[name.removeprefix("param.")]
         if name in self.inputs:
             return self.inputs[name][self._rows(shape[0], number)]
-        if name == "target":
-            classes = rng.integers(shape[1], size=shape[0])
-            if self.labels is not None:
-                classes = self.labels[self._rows(shape[0], number)]
-            return np.asarray(np.eye(shape[1], dtype=dtype)[classes])
-        if name == "weight":
-            return np.full(shape, 1.0 / shape[0], dtype)
+        if name == TARGET:
+            made = _random_targets(rng, self.loss, shape) if self.targets is None \
+                else self.targets[self._rows(shape[0], number)]
+            return np.asarray(made, dtype)
+        if name == WEIGHT:
+            return np.full(shape, 1.0 / math.prod(shape), dtype)
         if name.startswith(("acc.", "m.", "v.")):
             return np.zeros(shape, dtype)
         if not shape:
@@ -89,13 +96,22 @@ class Samples:
         return smooth_noise(rng, shape).astype(dtype)
 
     def _rows(self, batch: int, number: int) -> NDArray[np.int64]:
-        count = len(next(iter(self.inputs.values())))
-        return (np.arange(batch, dtype=np.int64) + number * batch) % count
+        return (np.arange(batch, dtype=np.int64) + number * batch) % len(self)
 
 
-def noise(seed: int) -> Samples:
-    """Seeded stand-ins: images with the spectrum of photographs, random labels."""
-    return Samples({}, None, NOISE, seed)
+def noise(seed: int, loss: Loss = "cross_entropy") -> Samples:
+    """Seeded stand-ins: images with the spectrum of photographs, random targets."""
+    return Samples({}, None, NOISE, seed, loss)
+
+
+def _random_targets(rng: np.random.Generator, loss: Loss, shape: tuple[int, ...],
+                    ) -> NDArray[Any]:
+    """Of a task: classes, labels that are on or off, or unit-variance numbers."""
+    if loss == "cross_entropy":
+        return np.asarray(np.eye(shape[1])[rng.integers(shape[1], size=shape[0])])
+    if loss == "bce":
+        return rng.integers(2, size=shape)
+    return rng.standard_normal(shape)
 
 
 def read_samples(request: CalibrationRequest) -> Samples:
@@ -122,9 +138,10 @@ def read_samples(request: CalibrationRequest) -> Samples:
     out = Path(request.out)
     with np.load(out) as archive:
         inputs = {spec.name: archive[spec.name] for spec in request.inputs}
-        labels = archive[_LABELS]
+        targets = archive.get(CALIBRATION_TARGETS)
     out.unlink()
-    return Samples(inputs, labels, Path(request.data).name or request.data, request.seed)
+    return Samples(inputs, targets, Path(request.data).name or request.data, request.seed,
+                   request.task.loss)
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -77,9 +77,9 @@ def compile_backbone(captured: Captured, options: PackOptions,
     _same_trainables(by_batch)
     precision = Precision(options.bits, options.attention)
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
-    steps = {b: differentiate(by_batch[b], precision) for b in batches}
+    steps = {b: differentiate(by_batch[b], precision, options.loss) for b in batches}
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
-    references = {largest: differentiate(adapted, Precision(32, "store"))}
+    references = {largest: differentiate(adapted, Precision(32, "store"), options.loss)}
     evaluation = forward_model(adapted, "eval")
     inference = forward_model(by_batch[_INFER_BATCH], "infer")
     for model in (*(s.model for s in (*steps.values(), *references.values())), evaluation,

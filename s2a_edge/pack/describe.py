@@ -71,7 +71,7 @@ def input_specs(backbone: Backbone) -> tuple[InputSpec, ...]:
 
 def task(options: PackOptions) -> Task:
     """What is learned."""
-    return Task("cross_entropy", options.class_count, options.labels)
+    return Task(options.loss, options.class_count, options.labels)
 
 
 def _input(value: ir.Value, is_image: bool) -> InputSpec:

@@ -24,13 +24,14 @@ from s2a_edge.pack.graph import (
     module_of,
     shape_of,
 )
-from s2a_edge.pack.loss import cross_entropy
+from s2a_edge.pack.loss import attach_loss
 from s2a_edge.pack.ops import RULES
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues
 from s2a_edge.spec.errors import UnsupportedOperatorError
+from s2a_edge.spec.task_ports import Loss
 
 ACCUMULATOR_PREFIX = "acc."
 ACCUMULATED_PREFIX = "acc_out."
@@ -110,10 +111,11 @@ def require_rules(adapted: Adapted) -> None:
         "a rule in s2a_edge/pack/ops (ARCHITECTURE.md)")
 
 
-def differentiate(adapted: Adapted, precision: Precision) -> StepGraph:
+def differentiate(adapted: Adapted, precision: Precision, loss: Loss = "cross_entropy",
+                  ) -> StepGraph:
     """Builds the training step of ``adapted``.
 
-    Graph inputs: data inputs; ``target`` [N, C]; ``weight`` [N]; ``param.*``; ``acc.*``.
+    Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``param.*``; ``acc.*``.
     Outputs: ``loss`` []; ``logits`` [N, C]; ``acc_out.*`` = acc + gradient. All float32.
 
     Raises:
@@ -126,11 +128,8 @@ def differentiate(adapted: Adapted, precision: Precision) -> StepGraph:
     g = work.g
     work.forward()
     logits = work.env.enter(adapted.logits)
-    batch, classes = shape_of(logits)
-    target = g.input("target", ir.DataType.FLOAT, (batch, classes))
-    weight = g.input("weight", ir.DataType.FLOAT, (batch,))
     g.module = "loss"
-    loss, dlogits = cross_entropy(g, logits, target, weight)
+    loss_inputs, total, dlogits = attach_loss(g, loss, logits)
     before = {t.value: g.input(ACCUMULATOR_PREFIX + t.name, ir.DataType.FLOAT, t.initial.shape)
               for t in trainables}
     after: dict[ir.Value, ir.Value] = {}
@@ -142,9 +141,9 @@ def differentiate(adapted: Adapted, precision: Precision) -> StepGraph:
     work.backward({adapted.logits: dlogits}, accumulate)
     for t in trainables:
         after[t.value].name = ACCUMULATED_PREFIX + t.name
-    inputs = [*(work.env.enter(v) for v in adapted.data_inputs), target, weight,
+    inputs = [*(work.env.enter(v) for v in adapted.data_inputs), *loss_inputs,
               *(work.env.enter(t.value) for t in trainables), *before.values()]
-    model = model_of(inputs, [loss, logits, *(after[t.value] for t in trainables)], g, "train")
+    model = model_of(inputs, [total, logits, *(after[t.value] for t in trainables)], g, "train")
     return StepGraph(model, work.saved.summary())
 
 

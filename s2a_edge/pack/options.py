@@ -12,6 +12,7 @@ from s2a_edge.pack.optimizer import SCALARS
 from s2a_edge.pack.precision import BITS, Attention
 from s2a_edge.spec.calibration import MAX_SAMPLES
 from s2a_edge.spec.errors import UsageError
+from s2a_edge.spec.task_ports import HEAD_LOSSES, Loss
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class PackOptions:
     """The recipe of a pack.
 
     Attributes:
-        labels: class names, in the order of the head's outputs; none: class folders are taken in
-            the order of their names.
-        classes: how many classes; None: as many as labels.
+        labels: names of classes, labels or regressed numbers, in the order of the head's outputs;
+            none: class folders and columns are taken in their own order.
+        classes: how many; None: as many as labels.
         input_shape: shape of one sample, e.g. (3, 224, 224); None: as the source says.
         weights: weights for a source that has none.
         features: name of the internal value to cut at; None: found.
@@ -30,6 +31,8 @@ class PackOptions:
         micro_batches: samples per run of a training graph; one graph each.
         adapters: names out of ``adapt.ADAPTERS``.
         bits: bits per saved value: 2, 4, 8, 16 or 32 (off).
+        loss: ``cross_entropy`` (one class of several), ``bce`` (any number of labels), ``mse`` or
+            ``l1`` (numbers).
         attention: whether attention probabilities are stored, recomputed, or what is better.
         optimizer: ``adamw`` or ``sgd``.
         device: name of the device profile it is meant for.
@@ -53,7 +56,7 @@ class PackOptions:
     adapters: tuple[str, ...] = ("bias", "head")
     bits: int = 4
     attention: Attention = "auto"
-    loss: str = "cross_entropy"
+    loss: Loss = "cross_entropy"
     optimizer: str = "adamw"
     device: str | None = None
     seed: int = 0
@@ -67,10 +70,16 @@ class PackOptions:
         """Number of the head's outputs."""
         return len(self.labels) if self.classes is None else self.classes
 
+    @property
+    def _fewest(self) -> int:
+        """One class is nothing to learn; one label or one number is."""
+        return 2 if self.loss == "cross_entropy" else 1
+
     def __post_init__(self) -> None:
         checks = [
-            ("--labels / --classes", self.class_count >= 2, "at least two classes",
-             f"{self.class_count}"),
+            ("--loss", self.loss in HEAD_LOSSES, " or ".join(HEAD_LOSSES), str(self.loss)),
+            ("--labels / --classes", self.class_count >= self._fewest,
+             f"at least {self._fewest} for {self.loss}", f"{self.class_count}"),
             ("--classes", not self.labels or self.class_count == len(self.labels),
              f"{len(self.labels)}, as many as there are labels", str(self.classes)),
             ("--labels", len(set(self.labels)) == len(self.labels), "different labels",
@@ -81,7 +90,6 @@ class PackOptions:
             ("--adapters", bool(self.adapters) and set(self.adapters) <= set(ADAPTERS),
              f"names out of {', '.join(ADAPTERS)}", ",".join(self.adapters) or "none"),
             ("--optimizer", self.optimizer in SCALARS, " or ".join(SCALARS), self.optimizer),
-            ("--loss", self.loss == "cross_entropy", "cross_entropy", self.loss),
             ("--attention", self.attention in ("auto", "store", "recompute"),
              "auto, store or recompute", str(self.attention)),
             ("--micro-batch", bool(self.micro_batches) and min(self.micro_batches, default=0) >= 1

@@ -47,7 +47,5 @@ class BatchInputs:
         arrays = {name: tensor.host for name, tensor in self.tensors.items()}
         if count != 1 or any(array is None for array in arrays.values()):
             return None
-        labels = np.zeros(self.batch, np.int64)
-        weight = np.zeros(self.batch, np.float32)
         inputs = {name: array for name, array in arrays.items() if array is not None}
-        return [BatchBuffer(inputs, labels, weight)]
+        return [BatchBuffer(inputs)]

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from s2a_edge.run.data import epoch_order, open_data
-from s2a_edge.run.data.arrays import LABELS
-from s2a_edge.spec.calibration import CalibrationRequest
+from s2a_edge.run.loss_inputs import LossInputs
+from s2a_edge.run.target_scaling import TargetScaling
+from s2a_edge.spec.calibration import CALIBRATION_TARGETS, CalibrationRequest
 from s2a_edge.spec.errors import S2AError
+from s2a_edge.spec.task_ports import REGRESSION_LOSSES, TARGET
 
 
 def write_samples(request: CalibrationRequest) -> tuple[int, int]:
@@ -35,7 +37,10 @@ def write_samples(request: CalibrationRequest) -> tuple[int, int]:
     }
     for row, index in enumerate(chosen.tolist()):
         data.load(index, {name: array[row] for name, array in arrays.items()})
-    arrays[LABELS] = data.labels[chosen]
+    scaling = TargetScaling.of(data.targets) if request.task.loss in REGRESSION_LOSSES else None
+    rows = LossInputs(request.task, 1, scaling=scaling).rows(data.targets[chosen], 1.0)
+    if TARGET in rows:
+        arrays[CALIBRATION_TARGETS] = rows[TARGET]
     np.savez(Path(request.out), **arrays)
     return len(chosen), len(data)
 

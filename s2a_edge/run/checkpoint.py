@@ -28,7 +28,7 @@ from s2a_edge.spec.storage import replacing, storage_errors
 from s2a_edge.spec.strict_json import Length
 
 FORMAT: Final = "s2a-checkpoint"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _KEY = "s2a"  # our entry of the safetensors metadata
 MAX_EPOCHS = 1_000_000
 
@@ -38,16 +38,17 @@ class EpochSums:
     """Sums over the samples of the epoch so far, up to the last complete optimizer step."""
 
     loss: float = 0.0
-    correct: int = 0
+    correct: float = 0.0
     samples: int = 0
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, by top-1, then by loss."""
+    """The best epoch so far: by the figure that decides for its task, then by loss."""
 
     epoch: int
-    top1: float
+    metric: str
+    value: float
     loss: float
 
 
@@ -70,7 +71,7 @@ class CheckpointInfo:
     """
 
     format: Literal["s2a-checkpoint"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     bundle_hash: str
     data_fingerprint: str
     samples: int

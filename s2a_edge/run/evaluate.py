@@ -1,48 +1,23 @@
-"""Loss and accuracy of the current parameters over a data set."""
+"""Loss and figures of the current parameters over a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
-
-import numpy as np
-import numpy.typing as npt
 
 from s2a_edge.run.batch_inputs import BatchInputs
 from s2a_edge.run.data import DataSet, MicroBatch, batches
 from s2a_edge.run.engine import Engine
+from s2a_edge.run.metrics import Evaluation, Tally, tally_for
 from s2a_edge.run.state import TrainingState
-from s2a_edge.spec.errors import DataError, NonFiniteLossError
+from s2a_edge.run.target_scaling import TargetScaling
+from s2a_edge.spec.errors import DataError
 from s2a_edge.spec.manifest import Manifest
+from s2a_edge.spec.task_ports import evaluation_outputs
 
-
-@dataclass(frozen=True)
-class ClassCount:
-    """Of one class: how many samples, how many of them classified correctly."""
-
-    label: str
-    samples: int
-    correct: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Result over ``n`` samples.
-
-    Attributes:
-        loss: mean cross-entropy, without label smoothing.
-        top1: share of samples whose largest logit is their class, 0..1.
-        n: how many samples.
-        per_class: counts in the order of the bundle's classes.
-    """
-
-    loss: float
-    top1: float
-    n: int
-    per_class: tuple[ClassCount, ...]
+AfterBatch = Callable[[int, int, Tally], bool]
 
 
 class Evaluator:
@@ -60,93 +35,75 @@ class Evaluator:
     ) -> None:
         graph = manifest.graphs.eval
         self.batch = graph.batch
+        self._task = manifest.task
         self._provider = engine.provider
-        self._labels = _labels(manifest)
         self._inputs = BatchInputs(engine, manifest.inputs, graph.batch)
-        self._logits = engine.tensor((graph.batch, manifest.task.classes))
+        ports = evaluation_outputs(manifest.task, graph.batch)
+        outputs = {name: engine.tensor(shape) for name, shape in ports.items()}
+        (self._output,) = outputs.values()
         self._graph = engine.load(folder / graph.file)
-        self._graph.bind(
-            {**self._inputs.tensors, **state.inputs("param")}, {"logits": self._logits}
-        )
+        self._graph.bind({**self._inputs.tensors, **state.inputs("param")}, outputs)
 
     def rehearse(self) -> None:
         """Run once on whatever the inputs hold."""
         self._graph.run()
 
     def evaluate(
-        self, data: DataSet, *, after_batch: Callable[[int, int], bool] | None = None
+        self,
+        data: DataSet,
+        *,
+        scaling: TargetScaling | None = None,
+        after_batch: AfterBatch | None = None,
     ) -> Evaluation | None:
         """Evaluate on all samples, in the data set's order, without augmentation.
 
+        A graph's own loss takes full batches only: samples at the end that do not fill one are
+        left out, and the result says how many.
+
         Args:
-            data: labelled samples.
-            after_batch: called with batches done and their number; False ends the evaluation.
+            data: samples with targets.
+            scaling: of regressed numbers, to be undone; None: as they are.
+            after_batch: called with batches done, their number and the tally so far; False ends
+                the evaluation.
 
         Returns:
             The result; None if ``after_batch`` ended it.
 
         Raises:
             DataError: there are no samples, or one cannot be read.
-            NonFiniteLossError: a logit is NaN or infinite.
+            NonFiniteLossError: an output is NaN or infinite.
             BudgetError: the arena is exhausted.
         """
-        if not len(data):
+        own_loss = self._task.loss == "output"
+        count = len(data) // self.batch if own_loss else -(-len(data) // self.batch)
+        if not count:
             raise DataError(
-                where=str(data.path), expected="samples", got="none", todo="give some data"
+                where=str(data.path),
+                expected=f"at least {self.batch} samples, a full batch" if own_loss else "samples",
+                got=str(len(data) or "none"),
+                todo="give more data" if len(data) else "give some data",
             )
-        loss_sum = 0.0
-        hits = np.zeros(len(data), np.bool_)
+        tally = tally_for(self._task, len(data), scaling, str(data.path))
+        with closing(self._reader(data, drop_last=own_loss)) as parts:
+            for number, part in enumerate(parts, start=1):
+                self._inputs.write(part.inputs)
+                self._graph.run()
+                outputs = self._output.read()
+                tally.add(outputs if own_loss else outputs[: part.samples], part.targets)
+                if after_batch is not None and not after_batch(number, count, tally):
+                    return None
+        return tally.result()
+
+    def _reader(self, data: DataSet, *, drop_last: bool) -> Generator[MicroBatch, None, None]:
         prefetch = self._provider != "cpu"
-        reader = batches(
+        parts = batches(
             data,
             self.batch,
             self.batch,
             shuffle=False,
             augment=False,
             prefetch=prefetch,
+            drop_last=drop_last,
             buffers=self._inputs.buffers(2 if prefetch else 1),
         )
-        count = -(-len(data) // self.batch)
-        with closing(cast("Generator[MicroBatch, None, None]", reader)) as parts:
-            for number, part in enumerate(parts, start=1):
-                self._inputs.write(part.inputs)
-                self._graph.run()
-                logits = self._logits.read()[: part.samples]
-                labels = part.labels[: part.samples]
-                loss_sum += _cross_entropy_sum(logits, labels, str(data.path))
-                hits[part.indices] = logits.argmax(axis=1) == labels
-                if after_batch is not None and not after_batch(number, count):
-                    return None
-        per_class = _count(self._labels, data.labels, hits)
-        return Evaluation(loss_sum / len(data), float(hits.mean()), len(data), per_class)
-
-
-def _cross_entropy_sum(
-    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], where: str
-) -> float:
-    """Sum over rows of ``log sum exp(z) - z[label]``, in float64."""
-    z = logits.astype(np.float64)
-    z -= z.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
-    total = float(losses.sum())
-    if not np.isfinite(total):
-        raise NonFiniteLossError(
-            where=f"evaluation on {where}",
-            expected="finite logits",
-            got="NaN or infinity",
-            todo="evaluate an earlier checkpoint, or train with a lower learning rate",
-        )
-    return total
-
-
-def _labels(manifest: Manifest) -> tuple[str, ...]:
-    task = manifest.task
-    return task.labels or tuple(str(number) for number in range(task.classes))
-
-
-def _count(
-    names: tuple[str, ...], labels: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_]
-) -> tuple[ClassCount, ...]:
-    samples = np.bincount(labels, minlength=len(names))
-    correct = np.bincount(labels[hits], minlength=len(names))
-    return tuple(ClassCount(name, int(samples[i]), int(correct[i])) for i, name in enumerate(names))
+        return cast("Generator[MicroBatch, None, None]", parts)  # it can be closed

@@ -6,18 +6,39 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s2a_edge.run.device_tensor import Array
+from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
+from s2a_edge.spec.manifest import Task
 from s2a_edge.spec.onnx_export import NamedTensor, export_model
 
 
-def export(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> Path:
+def describe_output(task: Task) -> str:
+    """In words what the output of an exported model is."""
+    count = task.classes
+    return {
+        "cross_entropy": f"logits [1, {count}], one score a class; softmax gives probabilities",
+        "bce": f"logits [1, {count}], one score a label; sigmoid gives probabilities",
+        "output": "the outputs of the source besides its loss, or the loss where it has no other",
+    }.get(task.loss, f"logits [1, {count}], the predictions in the targets' own units")
+
+
+def export(
+    bundle: Bundle,
+    parameters: Mapping[str, Array],
+    out: Path,
+    scaling: TargetScaling | None = None,
+) -> Path:
     """Write the tuned model; frozen weights are streamed from the bundle, never all in memory.
+
+    What it gives out is ``logits``: scores before softmax or sigmoid; of regressed numbers the
+    predictions in their own units, since ``scaling`` is folded into the head.
 
     Args:
         bundle: what was trained.
         parameters: tuned values by trainable, float32.
         out: the ONNX file to create or replace.
+        scaling: of regressed numbers; None: they were learned as they are.
 
     Returns:
         ``out``.
@@ -38,6 +59,8 @@ def export(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> Path:
             got=f"differences in {', '.join(differing[:5])}",
             todo="export with the bundle that the run was started with",
         )
+    if scaling is not None:
+        parameters = scaling.folded(parameters, manifest)
     tuned = [
         NamedTensor(f"param.{name}", "float32", tuple(values.shape), values)
         for name, values in parameters.items()

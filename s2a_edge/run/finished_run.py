@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Array, Provider
-from s2a_edge.run.evaluate import Evaluation
-from s2a_edge.run.export import export
+from s2a_edge.run.export import describe_output, export
+from s2a_edge.run.metrics import Evaluation
 from s2a_edge.run.run_folder import RUN_NAME, Which, checkpoint_path, read_run
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.bundle import Bundle
@@ -46,6 +47,14 @@ def open_bundle(run: Path, bundle: Path | None = None) -> Bundle:
     return opened
 
 
+@dataclass(frozen=True)
+class Exported:
+    """An exported model: its file, and in words what its output is."""
+
+    path: Path
+    output: str
+
+
 def evaluate_run(
     path: Path,
     data: DataSet | Path | str,
@@ -56,7 +65,7 @@ def evaluate_run(
     threads: int | None = None,
     provider: Provider = "cpu",
 ) -> Evaluation:
-    """Loss and accuracy of a run's checkpoint, or of a bundle as it was packed.
+    """Loss and figures of a run's checkpoint, or of a bundle as it was packed.
 
     Args:
         path: a run folder; or a bundle, folder or ``.s2a``.
@@ -82,7 +91,7 @@ def evaluate_run(
 
 def export_run(
     run: Path, out: Path, *, checkpoint: Which | None = None, bundle: Path | None = None
-) -> Path:
+) -> Exported:
     """Write a run's checkpoint as a plain inference ONNX model; no session is made.
 
     Args:
@@ -92,7 +101,7 @@ def export_run(
         bundle: where the run's bundle is now, if it was moved.
 
     Returns:
-        ``out``.
+        ``out``, and what the model's output means.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is not of this bundle.
@@ -108,7 +117,8 @@ def export_run(
                 got=f"one of bundle {info.bundle_hash[:12]}",
                 todo="the run folder holds files of another run: use the one it came from",
             )
-        return export(opened, _parameters(tensors), out)
+        path = export(opened, _parameters(tensors), out, info.settings.target_scaling)
+        return Exported(path, describe_output(opened.manifest.task))
 
 
 def _parameters(tensors: dict[str, Array]) -> dict[str, Array]:

@@ -21,9 +21,11 @@ from s2a_edge.run.checkpoint import (
     EpochSums,
     write_checkpoint,
 )
-from s2a_edge.run.data import DataSet, MicroBatch, batches, soft_targets, steps_per_epoch
-from s2a_edge.run.evaluate import Evaluation, Evaluator
+from s2a_edge.run.data import DataSet, MicroBatch, batches, steps_per_epoch
+from s2a_edge.run.evaluate import Evaluator
 from s2a_edge.run.guard import MemoryGuard
+from s2a_edge.run.loss_inputs import LossInputs
+from s2a_edge.run.metrics import SCORED_LOSSES, Evaluation, Score, Tally
 from s2a_edge.run.report import EpochRecord, OnProgress, Phase, Progress
 from s2a_edge.run.run_folder import RunFolder
 from s2a_edge.run.runtime_errors import run_error
@@ -45,7 +47,7 @@ class FitPlan:
         val: validation samples, if any.
         settings: of the run.
         bundle_hash: of the bundle's ``SHA256SUMS``.
-        classes: how many.
+        loss: how targets become what the training graph takes.
         checkpoint_every_steps: optimizer steps between checkpoints; None: by time.
         on_progress: told after every micro-batch.
     """
@@ -54,9 +56,20 @@ class FitPlan:
     val: DataSet | None
     settings: FitSettings
     bundle_hash: str
-    classes: int
+    loss: LossInputs
     checkpoint_every_steps: int | None
     on_progress: OnProgress | None
+
+    @property
+    def full_batches(self) -> bool:
+        """A graph's own loss cannot leave samples out, so no optimizer step may be ragged."""
+        return self.loss.task.loss == "output"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the data."""
+        batch = self.loss.effective_batch
+        return steps_per_epoch(len(self.data), batch, drop_last=self.full_batches)
 
 
 @dataclass
@@ -97,12 +110,15 @@ class Fit:
         self.position = position
         self._plan, self._train, self._evaluator = plan, train, evaluator
         self._folder, self._guard, self._stop = folder, guard, stop
-        self._steps = steps_per_epoch(len(plan.data), train.effective_batch)
+        self._steps = plan.steps_per_epoch
         self._lr = plan.settings.schedule(self._steps)
         self._last_save_s = time.monotonic()
         self._epoch_start_s = time.monotonic()
         self._seen = 0  # samples of this epoch that this process has computed
         self._updating = False
+        self._sample_weight = (-1, 0.0)  # of which step, and what it is
+        self._validation = _last_validation(position)
+        self._val_batches = 0
 
     def run(self) -> None:
         """Train to the end, or until a signal; the last checkpoint is current either way.
@@ -115,7 +131,7 @@ class Fit:
         """
         self.save()
         try:
-            while self.position.epoch < self._plan.settings.epochs:
+            while self.position.epoch < self._plan.settings.epochs and not self.out_of_patience:
                 if not self._run_epoch():
                     self.save()
                     return
@@ -125,6 +141,14 @@ class Fit:
         except MemoryError as error:  # an image, say, with an address-space limit in force
             self._save_what_is_whole()
             raise run_error(error, self._where(self.position.step)) from error
+
+    @property
+    def out_of_patience(self) -> bool:
+        """No epoch was better than the best for as long as the settings allow."""
+        patience, best = self._plan.settings.patience, self.position.best
+        if patience is None or best is None:
+            return False
+        return self.position.epoch - best.epoch >= patience
 
     def save(self) -> None:
         """Write the last checkpoint: the state after the last complete step."""
@@ -145,21 +169,27 @@ class Fit:
             return False
         evaluation = None
         if self._plan.val is not None:
-            evaluation = self._evaluator.evaluate(self._plan.val, after_batch=self._after_batch)
+            evaluation = self._evaluator.evaluate(
+                self._plan.val,
+                scaling=self._plan.loss.scaling,
+                after_batch=self._after_batch,
+            )
             if evaluation is None:
                 return False
+            self._validation = evaluation.loss, evaluation.score
+            self._tell("validate", self._val_batches, self._val_batches)
         self._finish_epoch(evaluation)
         return True
 
     def _train_epoch(self) -> bool:
-        loss_sum, correct = 0.0, 0  # of the current optimizer step
+        loss_sum, correct = 0.0, 0.0  # of the current optimizer step
         with contextlib.closing(self._reader()) as parts:
             for part in parts:
                 loss, hits = self._accumulate(part)
-                loss_sum, correct = loss_sum + loss, correct + hits
+                loss_sum, correct = loss_sum + loss, correct + (hits or 0.0)
                 if part.last:
-                    self._update(part, loss_sum, correct)
-                    loss_sum, correct = 0.0, 0
+                    self._update(part, loss_sum, None if hits is None else correct)
+                    loss_sum, correct = 0.0, 0.0
                 self._guard.check(self._where(part.step))
                 self._seen += part.samples
                 self._tell("train", self.position.step, self._steps)
@@ -182,17 +212,22 @@ class Fit:
             self.position.step,
             augment=settings.augment,
             prefetch=prefetch,
+            drop_last=self._plan.full_batches,
             buffers=self._train.inputs.buffers(2 if prefetch else 1),
         )
         return cast("Generator[MicroBatch, None, None]", parts)  # it can be closed
 
-    def _accumulate(self, part: MicroBatch) -> tuple[float, int]:
-        target = soft_targets(
-            part.labels[: part.samples], self._plan.classes, self._plan.settings.label_smoothing
+    def _accumulate(self, part: MicroBatch) -> tuple[float, float | None]:
+        loss = self._plan.loss
+        if self._sample_weight[0] != part.step:
+            of_step = self._plan.data.targets[part.step_indices]
+            self._sample_weight = part.step, loss.sample_weight(of_step)
+        rows = loss.rows(part.targets, self._sample_weight[1])
+        return self._train.accumulate(
+            part.inputs, part.targets, rows, where=self._where(part.step)
         )
-        return self._train.accumulate(part.inputs, target, where=self._where(part.step))
 
-    def _update(self, part: MicroBatch, loss_sum: float, correct: int) -> None:
+    def _update(self, part: MicroBatch, loss_sum: float, correct: float | None) -> None:
         """Run the optimizer and move the position by one step."""
         position, where = self.position, self._where(part.step)
         lr = self._lr(position.global_step)
@@ -202,7 +237,7 @@ class Fit:
         self._updating = False
         sums = position.sums
         position.sums = EpochSums(
-            sums.loss + loss_sum, sums.correct + correct, sums.samples + part.step_samples
+            sums.loss + loss_sum, sums.correct + (correct or 0.0), sums.samples + part.step_samples
         )
         position.step += 1
         position.global_step += 1
@@ -214,7 +249,7 @@ class Fit:
                 "global_step": position.global_step,
                 "samples": part.step_samples,
                 "loss": loss_sum / part.step_samples,
-                "accuracy": correct / part.step_samples,
+                "accuracy": None if correct is None else correct / part.step_samples,
                 "lr": lr,
                 "grad_norm": grad_norm,
                 "memory_bytes": self._guard.resident_bytes(),
@@ -227,9 +262,9 @@ class Fit:
         record = EpochRecord(
             epoch=position.epoch + 1,
             loss=sums.loss / sums.samples,
-            accuracy=sums.correct / sums.samples,
+            accuracy=self._accuracy(),
             val_loss=None if evaluation is None else evaluation.loss,
-            val_top1=None if evaluation is None else evaluation.top1,
+            val_metrics={} if evaluation is None else evaluation.metrics,
         )
         self._folder.add_metrics(
             {
@@ -241,9 +276,11 @@ class Fit:
         )
         position.history = (*position.history, record)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, EpochSums()
-        if evaluation is not None and _is_better(evaluation, position.best):
-            position.best = Best(record.epoch, evaluation.top1, evaluation.loss)
-            self._write(self._folder.best)
+        if evaluation is not None:
+            score = evaluation.score
+            if _is_better(score, evaluation.loss, position.best):
+                position.best = Best(record.epoch, score.name, score.value, evaluation.loss)
+                self._write(self._folder.best)
         self.save()
 
     def _write(self, path: Path) -> None:
@@ -267,9 +304,11 @@ class Fit:
             return self.position.global_step % every == 0
         return time.monotonic() - self._last_save_s >= CHECKPOINT_INTERVAL_S
 
-    def _after_batch(self, done: int, count: int) -> bool:
+    def _after_batch(self, done: int, count: int, tally: Tally) -> bool:
         self._guard.check(f"validation after epoch {self.position.epoch + 1}")
-        self._tell("validate", done, count)
+        self._validation, self._val_batches = (tally.loss(), tally.score()), count
+        if done < count:  # the last is told with the figures of all
+            self._tell("validate", done, count)
         return self._stop.signal_name is None
 
     def _where(self, step: int) -> str:
@@ -281,6 +320,7 @@ class Fit:
             return
         sums, seconds = self.position.sums, time.monotonic() - self._epoch_start_s
         training = phase == "train" and seconds > 0
+        val_loss, score = self._validation or (None, None)
         on_progress(
             Progress(
                 phase=phase,
@@ -289,17 +329,37 @@ class Fit:
                 step=step,
                 steps=steps,
                 loss=sums.loss / sums.samples if sums.samples else None,
-                accuracy=sums.correct / sums.samples if sums.samples else None,
+                accuracy=self._accuracy() if sums.samples else None,
                 lr=self._lr(max(0, self.position.global_step - 1)),
                 images_s=self._seen / seconds if training else None,
                 memory_bytes=self._guard.resident_bytes(),
                 peak_bytes=self._guard.peak_bytes,
                 budget_bytes=self._guard.budget_bytes,
+                val_loss=val_loss,
+                val_metric=None if score is None else score.name,
+                val_score=None if score is None else score.value,
             )
         )
 
+    def _accuracy(self) -> float | None:
+        """Of the epoch so far; None for tasks without a right or wrong."""
+        sums = self.position.sums
+        return sums.correct / sums.samples if self._plan.loss.task.loss in SCORED_LOSSES else None
 
-def _is_better(evaluation: Evaluation, best: Best | None) -> bool:
-    if best is None:
+
+def _is_better(score: Score, loss: float, best: Best | None) -> bool:
+    """By the score; equal ones by the loss. A best by another figure than now is beaten."""
+    if best is None or best.metric != score.name:
         return True
-    return (evaluation.top1, -evaluation.loss) > (best.top1, -best.loss)
+    sign = 1 if score.higher_is_better else -1
+    return (sign * score.value, -loss) > (sign * best.value, -best.loss)
+
+
+def _last_validation(position: Position) -> tuple[float, Score | None] | None:
+    """What a resumed run knows of the validation before it was interrupted."""
+    last = position.history[-1] if position.history else None
+    if last is None or last.val_loss is None or position.best is None:
+        return None
+    name = position.best.metric
+    value = last.val_loss if name == "loss" else last.val_metrics.get(name)
+    return last.val_loss, None if value is None else Score(name, value, name != "loss")

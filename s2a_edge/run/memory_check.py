@@ -13,6 +13,7 @@ from s2a_edge.run.engine import (
     runtime_version,
     usable_cores,
 )
+from s2a_edge.run.metrics import evaluation_bytes
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
 from s2a_edge.spec.bundle import Bundle
@@ -87,12 +88,17 @@ def require_room_for_data(
     checks = [(data, data.check()) for data in data_sets]
     decode_bytes = max(check.decode_bytes for _, check in checks)
     held_bytes = sum(data.resident_bytes for data, _ in checks)
+    figures_bytes = max(evaluation_bytes(manifest.task, len(data)) for data, _ in checks)
     setting = dataclasses.replace(setting, decoded_image_bytes=decode_bytes)
     needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
     held = RequirementLine(
         "data sets in memory", held_bytes, "measured on this device", LineKind.OTHER
     )
-    needed = dataclasses.replace(needed, lines=(*needed.lines, held))
+    figures = RequirementLine(
+        "figures of an evaluation", figures_bytes, "planned", LineKind.OTHER
+    )
+    more = (held, figures) if figures_bytes else (held,)
+    needed = dataclasses.replace(needed, lines=(*needed.lines, *more))
     _require(manifest, needed, budget_bytes, setting)
 
 

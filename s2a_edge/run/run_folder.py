@@ -25,7 +25,7 @@ LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
 FORMAT: Final = "s2a-run"
 FORMAT_VERSION: Final = 1
-MAX_RUN_BYTES = 2**20
+MAX_RUN_BYTES = 2**24  # one weight a class makes it long
 
 Which = Literal["best", "last"]
 

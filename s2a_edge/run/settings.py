@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from s2a_edge.run.hyperparameters import Hyperparameters
 from s2a_edge.run.schedule import WarmupCosine
+from s2a_edge.run.target_scaling import Numbers, TargetScaling
 from s2a_edge.spec.errors import UsageError
+
+_MAX_SHOWN_CHARS = 80
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,15 @@ class FitSettings:
         epochs: passes over the data.
         lr: peak learning rate.
         warmup_epochs: length of the linear warm-up; may be a fraction.
-        label_smoothing: share of each target that is spread over all classes, 0..1.
+        label_smoothing: share of each target that is spread over all classes, 0..1; of several
+            labels, the share of its way to 1/2 that each target moves.
         augment: random views of the samples.
         seed: of order and augmentation.
         optimizer: its hyperparameters.
+        class_weights: one for each class, as they follow from the wish and the data; None: equal.
+        target_scaling: mean and deviation of regressed numbers in the training data; None: numbers
+            are learned as they are, or none are.
+        patience: end after this many epochs without a better one; None: train to the end.
 
     Raises:
         UsageError: a number is out of its range.
@@ -35,6 +43,9 @@ class FitSettings:
     augment: bool
     seed: int
     optimizer: Hyperparameters
+    class_weights: Numbers | None = None
+    target_scaling: TargetScaling | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -55,6 +66,11 @@ class FitSettings:
                 got=str(self.label_smoothing),
                 todo="use 0.1, or 0 to turn it off",
             )
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(
+                where="patience", expected="1 or more epochs", got=str(self.patience),
+                todo="give 1 or more",
+            )
         if not 0 <= self.seed < 2**63:
             raise UsageError(
                 where="seed", expected="0 to 2**63 - 1", got=str(self.seed), todo="give another"
@@ -69,7 +85,12 @@ class FitSettings:
 def differences(now: FitSettings, before: FitSettings) -> list[str]:
     """Settings that differ, ``lr 0.01 (was 0.001)``, in the order of the fields."""
     pairs = zip(_flat(now).items(), _flat(before).values(), strict=True)
-    return [f"{name} {new} (was {old})" for (name, new), old in pairs if new != old]
+    return [f"{name} {_shown(new)} (was {_shown(old)})" for (name, new), old in pairs if new != old]
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
 
 
 def _flat(settings: FitSettings) -> dict[str, object]:

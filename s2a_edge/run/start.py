@@ -14,9 +14,10 @@ from s2a_edge.run.checkpoint import CheckpointInfo
 from s2a_edge.run.engine import runtime_name
 from s2a_edge.run.fit import FitPlan, Position
 from s2a_edge.run.run_folder import FORMAT, FORMAT_VERSION, RunRecord
-from s2a_edge.run.settings import differences
+from s2a_edge.run.settings import FitSettings, differences
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.errors import CheckpointError
+from s2a_edge.spec.errors import CheckpointError, DataError, UsageError
+from s2a_edge.spec.manifest import Task
 
 _UNPACKED = re.compile(r"(.+)\.unpacked-[0-9a-f]{12}")
 
@@ -40,6 +41,37 @@ def new_record(bundle: Bundle, plan: FitPlan) -> RunRecord:
             "python": platform.python_version(),
         },
     )
+
+
+def require_suitable(settings: FitSettings, task: Task, *, has_val: bool) -> None:
+    """Raise UsageError for a setting that means nothing for the task or the data."""
+    if settings.label_smoothing and task.loss not in ("cross_entropy", "bce"):
+        raise UsageError(
+            where="label smoothing",
+            expected=f"none: {task.loss} has no labels",
+            got=str(settings.label_smoothing),
+            todo="leave it off",
+        )
+    if settings.patience is not None and not has_val:
+        raise UsageError(
+            where="patience",
+            expected="validation data, to see which epoch is better",
+            got="none",
+            todo="give some with --val, or leave --patience off",
+        )
+
+
+def require_steps(plan: FitPlan) -> None:
+    """Raise DataError unless an epoch has at least one optimizer step."""
+    if not plan.steps_per_epoch:
+        batch = plan.loss.effective_batch
+        expected = f"at least {batch} samples, a full batch" if plan.full_batches else "samples"
+        raise DataError(
+            where=str(plan.data.path),
+            expected=expected,
+            got=str(len(plan.data) or "none"),
+            todo="give more data, or pack with a smaller --batch",
+        )
 
 
 def require_resumable(out: Path) -> None:

@@ -11,13 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from s2a_edge.run.batch_inputs import BatchInputs
-from s2a_edge.run.data import soft_targets
+from s2a_edge.run.data.targets import no_targets
 from s2a_edge.run.device_tensor import Array
 from s2a_edge.run.engine import Engine
 from s2a_edge.run.hyperparameters import Hyperparameters
+from s2a_edge.run.loss_inputs import LossInputs
+from s2a_edge.run.metrics import correct
+from s2a_edge.run.samples import check_inputs, check_targets, full_batch_needed
 from s2a_edge.run.state import TrainingState
-from s2a_edge.spec.errors import BudgetError, DataError, NonFiniteLossError
+from s2a_edge.spec.errors import BudgetError, NonFiniteLossError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
+from s2a_edge.spec.task_ports import LOGITS, LOSS, loss_inputs, training_outputs
 
 
 @dataclass(frozen=True)
@@ -26,22 +30,23 @@ class StepResult:
 
     Attributes:
         loss: mean over the samples, before the update.
-        correct: samples whose largest logit is at their target's largest entry.
+        correct: samples that were recognised; of several labels, a sample counts by the share of
+            decisions that are right. None for tasks without a right or wrong.
         samples: how many samples there were.
         grad_norm: global L2 norm of the gradient, before clipping.
         lr: learning rate that was used.
     """
 
     loss: float
-    correct: int
+    correct: float | None
     samples: int
     grad_norm: float
     lr: float
 
     @property
-    def accuracy(self) -> float:
+    def accuracy(self) -> float | None:
         """Share of correct samples, 0..1."""
-        return self.correct / self.samples
+        return None if self.correct is None else self.correct / self.samples
 
 
 class TrainStep:
@@ -66,17 +71,18 @@ class TrainStep:
         graph: BatchGraph,
         state: TrainingState,
     ) -> None:
-        classes = manifest.task.classes
+        task = manifest.task
         self.micro_batch = graph.batch
         self.prefetch = engine.provider != "cpu"  # on the CPU reading would compete for the cores
         self.effective_batch = manifest.recipe.effective_batch
         self.state = state
-        self._classes = classes
+        self._task = task
         self._optimizer_kind = manifest.recipe.optimizer
         self.inputs = BatchInputs(engine, manifest.inputs, graph.batch)
-        self._target = engine.tensor((graph.batch, classes))
-        self._weight = engine.tensor((graph.batch,))
-        self._loss, self._logits = engine.tensor(()), engine.tensor((graph.batch, classes))
+        ports = loss_inputs(task.loss, graph.batch, task.classes)
+        self._loss_inputs = {name: engine.tensor(shape) for name, shape in ports.items()}
+        ports = training_outputs(task, graph.batch)
+        self._outputs = {name: engine.tensor(shape) for name, shape in ports.items()}
         # Before the training graph: see Trainer on the order of sessions.
         scalars = Hyperparameters().scalars(self._optimizer_kind, lr=0.0, step=0)
         self._scalars = {name: engine.tensor(()) for name in scalars}
@@ -91,49 +97,54 @@ class TrainStep:
             {
                 **self.inputs.tensors,
                 **state.inputs("param", "acc"),
-                "target": self._target,
-                "weight": self._weight,
+                **self._loss_inputs,
             },
-            {**state.outputs("acc"), "loss": self._loss, "logits": self._logits},
+            {**state.outputs("acc"), **self._outputs},
         )
 
     def accumulate(
-        self, inputs: Mapping[str, Array], target: npt.NDArray[np.float32], *, where: str
-    ) -> tuple[float, int]:
+        self,
+        inputs: Mapping[str, Array],
+        targets: Array,
+        rows: Mapping[str, npt.NDArray[np.float32]],
+        *,
+        where: str,
+    ) -> tuple[float, float | None]:
         """Add one micro-batch's gradients to the accumulators.
 
-        Every sample weighs 1 / effective batch, padding weighs nothing: micro-batches of any size
-        add up to the gradient of the mean over a whole effective batch.
+        Padding weighs nothing, so micro-batches of any size add up to the gradient of the mean over
+        a whole effective batch; :mod:`s2a_edge.run.loss_inputs` says which mean.
 
         Args:
             inputs: by name, [k, *shape]; or the bound arrays themselves.
-            target: soft labels float32 [k, C] of the k <= micro-batch samples.
+            targets: of the k <= micro-batch samples, in the form of the task.
+            rows: what :meth:`LossInputs.rows` made of them.
             where: for errors: epoch and step.
 
         Returns:
-            Sum of the samples' losses, and how many were classified correctly.
+            The loss times the effective batch, and how many samples were recognised (None for
+            tasks without a right or wrong).
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite; accumulators are zeroed.
             BudgetError: the arena is exhausted; accumulators are zeroed.
         """
-        samples = len(target)
-        padding = self.micro_batch - samples
         self.inputs.write(inputs)
-        self._target.write(np.pad(target, ((0, padding), (0, 0))))
-        real = np.arange(self.micro_batch) < samples
-        self._weight.write(real.astype(np.float32) / np.float32(self.effective_batch))
+        for name, tensor in self._loss_inputs.items():
+            tensor.write(_padded(rows[name], tensor.shape))
         try:
             self._train.run()
         except BudgetError as error:
             self.state.zero_accumulators()  # some of them may have been written
             raise _placed(error, where) from error
-        loss = float(self._loss.read()) * self.effective_batch
+        loss = float(self._outputs[LOSS].read()) * self.effective_batch
         if not math.isfinite(loss):
             self.state.zero_accumulators()
             raise _not_finite(where, "loss", loss)
-        logits = self._logits.read()[:samples]
-        return loss, int(np.sum(logits.argmax(axis=1) == target.argmax(axis=1)))
+        if LOGITS not in self._outputs:
+            return loss, None
+        logits = self._outputs[LOGITS].read()[: len(targets)]
+        return loss, correct(self._task, logits, targets)
 
     def update(self, lr: float, step: int, settings: Hyperparameters, *, where: str) -> float:
         """Run the optimizer on the accumulated gradients, then zero them.
@@ -172,7 +183,7 @@ class TrainStep:
         Raises:
             BudgetError: the arena is exhausted.
         """
-        for tensor in (*self.inputs.tensors.values(), self._target, self._weight):
+        for tensor in (*self.inputs.tensors.values(), *self._loss_inputs.values()):
             tensor.zero()
         for name, value in settings.scalars(self._optimizer_kind, lr=0.0, step=0).items():
             self._scalars[name].write(value)
@@ -182,7 +193,8 @@ class TrainStep:
     def run(
         self,
         inputs: Mapping[str, Array],
-        labels: Array,
+        targets: Array | None,
+        loss: LossInputs,
         *,
         lr: float,
         step: int,
@@ -193,27 +205,44 @@ class TrainStep:
 
         Args:
             inputs: by name, [k, *shape], 1 <= k <= effective batch.
-            labels: class indices int [k], or soft labels float [k, C].
+            targets: in the form of the task (:mod:`s2a_edge.run.data.targets`); for cross-entropy
+                also soft labels [k, C]. None for a graph that is its own loss.
+            loss: how targets become what the graph takes.
             lr: learning rate.
             step: optimizer steps done before this one.
             settings: other hyperparameters.
             where: for errors.
 
         Raises:
-            DataError: names, shapes or labels do not suit the bundle.
+            DataError: names, shapes or targets do not suit the bundle.
             NonFiniteLossError: loss or gradient norm; parameters are unchanged.
             BudgetError: the arena is exhausted.
         """
-        samples = _check_samples(inputs, labels, self.inputs, self.effective_batch)
-        targets = _targets(labels, self._classes)
-        loss_sum, correct = 0.0, 0
+        samples = check_inputs(inputs, self.inputs, self.effective_batch)
+        if self._task.loss == "output" and samples != self.effective_batch:
+            raise full_batch_needed(self.effective_batch, samples)
+        checked = no_targets(samples) if targets is None else np.asarray(targets)
+        checked = check_targets(checked, self._task, samples)
+        weight = loss.sample_weight(checked)
+        loss_sum, hit_sum = 0.0, 0.0
         for start in range(0, samples, self.micro_batch):
             rows = slice(start, min(start + self.micro_batch, samples))
             part = {name: np.asarray(values)[rows] for name, values in inputs.items()}
-            loss, hits = self.accumulate(part, targets[rows], where=where)
-            loss_sum, correct = loss_sum + loss, correct + hits
+            of_part = checked[rows]
+            term, hits = self.accumulate(part, of_part, loss.rows(of_part, weight), where=where)
+            loss_sum, hit_sum = loss_sum + term, hit_sum + (hits or 0.0)
         grad_norm = self.update(lr, step, settings, where=where)
-        return StepResult(loss_sum / samples, correct, samples, grad_norm, lr)
+        recognised = None if hits is None else hit_sum
+        return StepResult(loss_sum / samples, recognised, samples, grad_norm, lr)
+
+
+def _padded(rows: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Rows of zeros behind ``rows``, up to ``shape``: samples of weight 0."""
+    if rows.shape == shape:
+        return rows
+    padded = np.zeros(shape, np.float32)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def _not_finite(where: str, what: str, value: float) -> NonFiniteLossError:
@@ -234,42 +263,3 @@ def _placed(error: BudgetError, where: str) -> BudgetError:
         todo=error.todo,
         missing_bytes=error.missing_bytes,
     )
-
-
-def _targets(labels: Array, classes: int) -> npt.NDArray[np.float32]:
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == classes:
-        return labels.astype(np.float32)
-    integer = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-    if not integer or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
-        raise DataError(
-            where="labels",
-            expected=f"class indices 0..{classes - 1} [k], or soft labels [k, {classes}]",
-            got=f"{labels.dtype}{list(labels.shape)}"
-            + (f" from {labels.min()} to {labels.max()}" if integer and len(labels) else ""),
-            todo="give labels of the bundle's classes",
-        )
-    return soft_targets(labels.astype(np.int64), classes)
-
-
-def _check_samples(
-    inputs: Mapping[str, Array], labels: Array, bound: BatchInputs, effective_batch: int
-) -> int:
-    samples = len(labels)
-    if not 1 <= samples <= effective_batch:
-        raise DataError(
-            where="step",
-            expected=f"1 to {effective_batch} samples (the effective batch)",
-            got=str(samples),
-            todo="split the samples into several steps",
-        )
-    expected = {name: (samples, *t.shape[1:]) for name, t in bound.tensors.items()}
-    got = {name: np.shape(values) for name, values in inputs.items()}
-    if expected != got:
-        raise DataError(
-            where="step inputs",
-            expected=", ".join(f"{name} {list(shape)}" for name, shape in expected.items()),
-            got=", ".join(f"{name} {list(shape)}" for name, shape in got.items()) or "nothing",
-            todo="give every data input of the bundle, one row per label",
-        )
-    return samples

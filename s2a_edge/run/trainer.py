@@ -7,27 +7,41 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from s2a_edge.run import memory_check
 from s2a_edge.run.checkpoint import read_checkpoint
+from s2a_edge.run.class_weights import ClassWeights, resolve_class_weights
 from s2a_edge.run.data import DataSet, open_data
 from s2a_edge.run.device_tensor import Array, Provider
 from s2a_edge.run.engine import Engine, require_compatible
-from s2a_edge.run.evaluate import Evaluation, Evaluator
+from s2a_edge.run.evaluate import Evaluator
 from s2a_edge.run.export import export
 from s2a_edge.run.fit import Fit, FitPlan, Position
 from s2a_edge.run.guard import MemoryGuard
 from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
+from s2a_edge.run.loss_inputs import LossInputs
+from s2a_edge.run.metrics import Evaluation, Tally
 from s2a_edge.run.report import OnProgress, RunSummary, rehearsing
 from s2a_edge.run.run_folder import RunFolder, checkpoint_path, refuse_existing
 from s2a_edge.run.settings import FitSettings
-from s2a_edge.run.start import new_record, require_resumable, resumed_position
+from s2a_edge.run.start import (
+    new_record,
+    require_resumable,
+    require_steps,
+    require_suitable,
+    resumed_position,
+)
 from s2a_edge.run.state import TrainingState
 from s2a_edge.run.step import StepResult, TrainStep
 from s2a_edge.run.stop_request import StopRequest
+from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
+from s2a_edge.spec.manifest import Task
 from s2a_edge.spec.requirement import Requirement
+from s2a_edge.spec.task_ports import REGRESSION_LOSSES
 
 Data = DataSet | Path | str
 
@@ -89,6 +103,8 @@ class Trainer:
             self.bundle.initial_parameters(), where=f"{self.bundle.path}/adapters.safetensors"
         )
         self.steps_done = 0
+        self.target_scaling: TargetScaling | None = None
+        """Of regressed numbers: that of the run that was trained or loaded; None: none."""
 
     @property
     def peak_bytes(self) -> int:
@@ -98,7 +114,7 @@ class Trainer:
     def step(
         self,
         inputs: Mapping[str, Array],
-        labels: Array,
+        targets: Array | None = None,
         *,
         lr: float,
         hyperparameters: Hyperparameters | None = None,
@@ -108,12 +124,14 @@ class Trainer:
         Args:
             inputs: by name, [k, *shape] as in ``bundle.manifest.inputs``; 1 <= k <= effective
                 batch. Every sample weighs 1 / effective batch, so a smaller k is a smaller step.
-            labels: class indices int [k], or soft labels float32 [k, C] whose rows add up to 1.
+            targets: class indices int [k], or soft labels float32 [k, C] whose rows add up to 1; of
+                several labels 0 to 1 [k, C]; numbers [k, C], standardised by ``target_scaling``.
+                None for a graph that is its own loss, whose k is the effective batch.
             lr: learning rate.
             hyperparameters: weight decay, clipping and the like; None: the defaults.
 
         Raises:
-            DataError: names, shapes or labels do not suit the bundle.
+            DataError: names, shapes or targets do not suit the bundle.
             NonFiniteLossError: loss or gradient; parameters are unchanged.
             BudgetError: the step exceeds the budget.
         """
@@ -122,7 +140,8 @@ class Trainer:
         with self._guard:
             result = self._train.run(
                 inputs,
-                labels,
+                targets,
+                self._loss_inputs(),
                 lr=lr,
                 step=self.steps_done,
                 settings=hyperparameters or Hyperparameters(),
@@ -147,6 +166,9 @@ class Trainer:
         max_norm: float | None = None,
         warmup_epochs: float = 0.0,
         label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
+        standardize: bool = True,
+        patience: int | None = None,
         augment: bool = True,
         resume: bool = False,
         on_progress: OnProgress | None = None,
@@ -170,7 +192,14 @@ class Trainer:
             eps: of AdamW.
             max_norm: clip the global gradient norm to this; None: no clipping.
             warmup_epochs: length of the linear warm-up.
-            label_smoothing: share of each target that is spread over all classes.
+            label_smoothing: share of each target that is spread over all classes; of several
+                labels, the share of its way to 1/2 that each target moves.
+            class_weights: one number for each class, or ``"balanced"``: inversely proportional to
+                how often classes occur in ``data``. :mod:`s2a_edge.run.loss_inputs` says how they
+                enter.
+            standardize: learn regressed numbers as multiples of their deviation from their mean,
+                both taken from ``data``; undone in evaluation and on export.
+            patience: end after this many epochs without a better one in ``val``.
             augment: random flips and crops of images.
             resume: go on from ``out``'s last checkpoint, if it has one.
             on_progress: told after every micro-batch.
@@ -186,6 +215,8 @@ class Trainer:
             StorageError: ``out`` cannot be written.
         """
         start_s = time.monotonic()
+        task = self.bundle.manifest.task
+        opened = self._open(data)
         settings = FitSettings(
             epochs=epochs,
             lr=float(lr),
@@ -200,16 +231,21 @@ class Trainer:
                 betas=(float(betas[0]), float(betas[1])),
                 eps=float(eps),
             ),
+            class_weights=resolve_class_weights(class_weights, task, opened.targets),
+            target_scaling=_scaling(task, opened) if standardize else None,
+            patience=patience,
         )
+        require_suitable(settings, task, has_val=val is not None)
         plan = FitPlan(
-            data=self._open(data),
+            data=opened,
             val=None if val is None else self._open(val),
             settings=settings,
             bundle_hash=self.bundle.hash,
-            classes=self.bundle.manifest.task.classes,
+            loss=self._loss_inputs(settings),
             checkpoint_every_steps=checkpoint_every_steps,
             on_progress=on_progress,
         )
+        require_steps(plan)
         self._require_room(plan)
         out = Path(out)
         if resume:
@@ -223,22 +259,25 @@ class Trainer:
             fit = Fit(plan, self._train, self._evaluator, folder, self._guard, stop, position)
             fit.run()
         self.steps_done = position.global_step
+        self.target_scaling = settings.target_scaling
         return RunSummary(
             out=out,
             epochs=position.epoch,
             steps=position.global_step,
             history=position.history,
             best_epoch=position.best.epoch if position.best else None,
+            best_metric=position.best.metric if position.best else None,
             micro_batch=self.micro_batch,
             budget_bytes=self.budget_bytes,
             arena_limit_bytes=self._arena_limit_bytes,
             peak_bytes=self.peak_bytes,
             seconds=time.monotonic() - start_s,
             stopped_by=stop.signal_name if position.epoch < epochs else None,
+            out_of_patience=position.epoch < epochs and fit.out_of_patience,
         )
 
     def evaluate(self, data: Data) -> Evaluation:
-        """Loss and accuracy of the current parameters.
+        """Loss and figures of the current parameters; which figures depends on the task.
 
         Raises:
             DataError: the data cannot be used.
@@ -246,19 +285,21 @@ class Trainer:
         """
         samples = self._open(data)
 
-        def after_batch(done: int, count: int) -> bool:
+        def after_batch(done: int, count: int, tally: Tally) -> bool:
             self._guard.check(f"evaluation, batch {done} of {count}")
             return True
 
         self._engine.control.rearm()
         with self._guard:
-            evaluation = self._evaluator.evaluate(samples, after_batch=after_batch)
+            evaluation = self._evaluator.evaluate(
+                samples, scaling=self.target_scaling, after_batch=after_batch
+            )
         assert evaluation is not None  # only after_batch could end it
         return evaluation
 
     def export(self, out: Path | str) -> Path:
         """Write the tuned model as plain inference ONNX; see :func:`s2a_edge.run.export.export`."""
-        return export(self.bundle, self.state.read("param"), Path(out))
+        return export(self.bundle, self.state.read("param"), Path(out), self.target_scaling)
 
     def load_checkpoint(self, path: Path | str) -> None:
         """Take over parameters and optimizer state of a checkpoint file, or of a run folder's best.
@@ -278,6 +319,7 @@ class Trainer:
             )
         self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
+        self.target_scaling = info.settings.target_scaling
 
     def start_from(self, path: Path | str) -> None:
         """Begin with the tuned values of a run, of this bundle or of one with equal trainables.
@@ -307,6 +349,21 @@ class Trainer:
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self._engine, self.bundle.path, self.bundle.manifest, self.state)
+
+    def _loss_inputs(self, settings: FitSettings | None = None) -> LossInputs:
+        """How targets enter the loss; without settings, as :meth:`step` takes them."""
+        manifest = self.bundle.manifest
+        batch = manifest.recipe.effective_batch
+        if settings is None:
+            return LossInputs(manifest.task, batch, scaling=self.target_scaling)
+        weights = settings.class_weights
+        return LossInputs(
+            manifest.task,
+            batch,
+            settings.label_smoothing,
+            None if weights is None else np.array(weights, np.float32),
+            settings.target_scaling,
+        )
 
     def _open(self, data: Data) -> DataSet:
         return open_data(data, self.bundle.manifest) if isinstance(data, str | Path) else data
@@ -348,3 +405,7 @@ class Trainer:
         self.state.restore(tensors, where=str(folder.last))
         folder.cut_metrics(info.metrics_bytes)
         return position
+
+
+def _scaling(task: Task, data: DataSet) -> TargetScaling | None:
+    return TargetScaling.of(data.targets) if task.loss in REGRESSION_LOSSES else None

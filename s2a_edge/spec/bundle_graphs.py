@@ -17,6 +17,7 @@ from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_facts import ModelFacts, ValueFacts
 from s2a_edge.spec.onnx_wire import lint_model
+from s2a_edge.spec.task_ports import Ports, evaluation_outputs, loss_inputs, training_outputs
 
 MAX_OPSET = 23
 MAX_IR_VERSION = 10  # onnxruntime 1.19 reads no newer one
@@ -79,20 +80,20 @@ def _check_external_data(facts: ModelFacts, file: str, weights_bytes: int) -> No
 
 def expected_signatures(manifest: Manifest) -> dict[str, _Signature]:
     """Inputs and outputs of each graph file, as they follow from ``manifest``."""
-    graphs, classes = manifest.graphs, manifest.task.classes
+    graphs, task = manifest.graphs, manifest.task
     params = _per_trainable(manifest, "param")
     signatures: dict[str, _Signature] = {}
     for graph in graphs.train:
         inputs = _data_inputs(manifest, graph.batch)
-        inputs += [_float("target", graph.batch, classes), _float("weight", graph.batch)]
+        inputs += _floats(loss_inputs(task.loss, graph.batch, task.classes))
         inputs += params + _per_trainable(manifest, "acc")
-        outputs = [_float("loss"), _float("logits", graph.batch, classes)]
+        outputs = _floats(training_outputs(task, graph.batch))
         signatures[graph.file] = inputs, outputs + _per_trainable(manifest, "acc_out")
     for file, batch, extra in (
         (graphs.eval.file, graphs.eval.batch, params),
         (graphs.infer.file, 1, []),
     ):
-        outputs = [_float("logits", batch, classes)]
+        outputs = _floats(evaluation_outputs(task, batch))
         signatures[file] = _data_inputs(manifest, batch) + extra, outputs
     signatures[graphs.optimizer.file] = _optimizer_signature(manifest)
     return signatures
@@ -121,6 +122,10 @@ def _per_trainable(manifest: Manifest, prefix: str) -> list[ValueFacts]:
 
 def _float(name: str, *shape: int) -> ValueFacts:
     return ValueFacts(name, "float32", shape)
+
+
+def _floats(ports: Ports) -> list[ValueFacts]:
+    return [_float(name, *shape) for name, shape in ports.items()]
 
 
 def _check_values(

@@ -16,6 +16,7 @@ from s2a_edge.spec.manifest import InputSpec, Preprocessing, Task, Text
 from s2a_edge.spec.strict_json import Length, Span
 
 MAX_SAMPLES = 65_536
+CALIBRATION_TARGETS = "s2a.targets"  # no input of a graph is called so by any exporter
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class CalibrationRequest:
         seed: decides which; the same seed, the same samples.
         inputs: data inputs of the graphs.
         preprocessing: of images.
-        task: labels and classes.
-        out: ``.npz`` to write: every input [n, *shape] by its name, and ``labels``.
+        task: loss, labels and classes.
+        out: ``.npz`` to write: every input [n, *shape] by its name, and as
+            :data:`CALIBRATION_TARGETS` the rows [n, C] that the loss takes, if it takes any.
     """
 
     data: Text
@@ -55,4 +57,4 @@ class CalibrationRequest:
         return strict_json.read(cls, strict_json.parse(text, where=name), file=name)
 
 
-__all__ = ["MAX_SAMPLES", "CalibrationRequest"]
+__all__ = ["CALIBRATION_TARGETS", "MAX_SAMPLES", "CalibrationRequest"]

@@ -15,6 +15,7 @@ from s2a_edge.spec import strict_json
 from s2a_edge.spec.manifest_checks import WEIGHTS_ALIGNMENT_BYTES, check_consistency
 from s2a_edge.spec.memory_plan import MAX_BYTES, ByteCount, Evidence, MemoryPlan, Name
 from s2a_edge.spec.strict_json import Length, Matches, Span, refuse
+from s2a_edge.spec.task_ports import Loss
 
 MANIFEST_NAME = "manifest.json"
 FORMAT: Final = "s2a-bundle"
@@ -89,11 +90,21 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: soft-label cross-entropy over ``classes``."""
+    """What is learned.
 
-    loss: Literal["cross_entropy"]
-    classes: Annotated[int, Span(1, MAX_ENTRIES)]
+    Attributes:
+        loss: ``cross_entropy`` (one class of several), ``bce`` (any number of labels at once),
+            ``mse`` or ``l1`` (numbers), ``output`` (a scalar output of the graph itself).
+        classes: entries of a row of logits: classes, labels or regressed numbers; 0 for
+            ``output``, which has no logits.
+        labels: their names; empty where none were given.
+        output: for ``output``, the value in the source that is the loss; else None.
+    """
+
+    loss: Loss
+    classes: Annotated[int, Span(0, MAX_ENTRIES)]
     labels: Annotated[tuple[Annotated[str, Length(1, MAX_TEXT_CHARS)], ...], Length(0, MAX_ENTRIES)]
+    output: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -99,3 +99,20 @@ def _check_task(manifest: Manifest) -> None:
     if task.labels and len(task.labels) != task.classes:
         got = str(len(task.labels))
         refuse("manifest.json: task.labels", f"{task.classes} labels, or none", got)
+    is_own = task.loss == "output"
+    if is_own != (task.classes == 0):
+        expected = "0, since the graph is its own loss" if is_own else "at least 1"
+        refuse("manifest.json: task.classes", expected, str(task.classes))
+    if is_own != (task.output is not None):
+        expected = "the name of the loss" if is_own else f"null for {task.loss}"
+        refuse("manifest.json: task.output", expected, ascii(task.output)[:60])
+    if is_own:
+        _check_full_micro_batches(manifest)
+
+
+def _check_full_micro_batches(manifest: Manifest) -> None:
+    recipe = manifest.recipe
+    for batch in recipe.micro_batches:
+        if recipe.effective_batch % batch:
+            expected = f"divisors of {recipe.effective_batch}, since every micro-batch is full"
+            refuse("manifest.json: recipe.micro_batches", expected, str(batch))

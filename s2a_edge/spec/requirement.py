@@ -19,6 +19,7 @@ from typing import Literal
 from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
 from s2a_edge.spec.manifest_checks import ITEM_BYTES
+from s2a_edge.spec.task_ports import loss_inputs, training_outputs
 from s2a_edge.spec.units import MIB
 
 How = Literal["measured at pack time", "measured on this device", "planned"]
@@ -275,10 +276,12 @@ def _weight_lines(manifest: Manifest, setting: Setting) -> tuple[RequirementLine
 
 
 def _row_bytes(manifest: Manifest) -> int:
-    """Bytes of one sample's inputs, target row, label, weight and logits."""
+    """Bytes of one sample's inputs, of what it gives the loss, and of its logits."""
+    task = manifest.task
     data_bytes = sum(math.prod(x.shape) * ITEM_BYTES[x.dtype] for x in manifest.inputs)
-    scores_bytes = 2 * manifest.task.classes * ITEM_BYTES["float32"]
-    return data_bytes + scores_bytes + ITEM_BYTES["int64"] + ITEM_BYTES["float32"]
+    ports = (loss_inputs(task.loss, 1, task.classes), training_outputs(task, 1))
+    floats = sum(math.prod(shape) for named in ports for shape in named.values())
+    return data_bytes + floats * ITEM_BYTES["float32"]
 
 
 def _input_lines(

@@ -36,7 +36,7 @@ def test_samples_are_as_evaluation_reads_them(request_of_four: CalibrationReques
         found = [int(np.flatnonzero((everything == image).all((1, 2, 3)))[0])
                  for image in archive["image"]]
         assert len(set(found)) == 4
-        assert archive["labels"].tolist() == data.labels[found].tolist()
+        assert archive["s2a.targets"].argmax(1).tolist() == data.targets[found].tolist()
 
 
 def test_the_seed_decides(request_of_four: CalibrationRequest) -> None:

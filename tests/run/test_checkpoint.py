@@ -23,7 +23,7 @@ from s2a_edge.spec.errors import CheckpointError
 
 INFO = CheckpointInfo(
     format="s2a-checkpoint",
-    format_version=1,
+    format_version=2,
     bundle_hash="ab" * 32,
     data_fingerprint="cd" * 32,
     samples=38,
@@ -31,9 +31,12 @@ INFO = CheckpointInfo(
     epoch=1,
     step=4,
     global_step=14,
-    sums=EpochSums(0.1 + 0.2, 9, 16),
-    history=(EpochRecord(1, 1 / 3, 0.5, None, None), EpochRecord(2, 1e-30, 1.0, 2.5, 0.25)),
-    best=Best(2, 0.25, 2.5),
+    sums=EpochSums(0.1 + 0.2, 8.75, 16),
+    history=(
+        EpochRecord(1, 1 / 3, None, None, {}),
+        EpochRecord(2, 1e-30, 1.0, 2.5, {"top1": 0.25}),
+    ),
+    best=Best(2, "top1", 0.25, 2.5),
     metrics_bytes=1234,
 )
 
@@ -88,7 +91,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"format_version": 1', '"format_version": 2'),
+        ('"format_version": 2', '"format_version": 1'),
         ('"format": "s2a-checkpoint"', '"format": "something-else"'),
         ('"global_step": 14', '"global_step": "14"'),
         ('"best"', '"rest"'),

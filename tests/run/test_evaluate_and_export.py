@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from s2a_edge.run.finished_run import evaluate_run, export_run, open_bundle
+from s2a_edge.run.metrics import ClassificationResult
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.errors import CheckpointError, NonFiniteLossError, S2AError
 from tests.run import toy_reference
@@ -35,6 +36,7 @@ def top1_of(model: Path, x: np.ndarray, labels: np.ndarray) -> float:
 def test_evaluation_is_the_references(toy: Path, val_npz: Path) -> None:
     trainer = Trainer(toy)
     result = trainer.evaluate(val_npz)
+    assert isinstance(result, ClassificationResult)
     x, labels = toy_samples(21, seed=2)
     frozen = trainer.bundle.weights()[FROZEN].astype(np.float64)
     params = {n: v.astype(np.float64) for n, v in trainer.state.read("param").items()}
@@ -54,9 +56,11 @@ def test_an_exported_model_runs_anywhere_and_scores_as_eval_does(
 ) -> None:
     x, labels = toy_samples(21, seed=2)
     for which in ("best", "last"):
-        out = export_run(run, tmp_path / f"{which}.onnx", checkpoint=which)
+        out = export_run(run, tmp_path / f"{which}.onnx", checkpoint=which).path
         onnx.checker.check_model(str(out), full_check=True)
-        assert top1_of(out, x, labels) == evaluate_run(run, val_npz, checkpoint=which).top1
+        assert top1_of(out, x, labels) == evaluate_run(
+            run, val_npz, checkpoint=which
+        ).metrics["top1"]
 
 
 def test_a_trainer_exports_what_it_holds(toy: Path, tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_training_lowers_the_loss_and_keeps_everything(fit: Fit, toy: Path) -> N
     losses = [record.loss for record in summary.history]
     assert losses[-1] < 0.6 * losses[0]
     assert (summary.epochs, summary.steps, summary.stopped_by) == (8, 80, None)
-    best = max(summary.history, key=lambda r: (r.val_top1 or 0, -(r.val_loss or 0)))
-    assert summary.best_epoch == best.epoch
+    best = max(summary.history, key=lambda r: (r.val_metrics["top1"], -(r.val_loss or 0)))
+    assert (summary.best_epoch, summary.best_metric) == (best.epoch, "top1")
     names = sorted(p.name for p in summary.out.iterdir())
     assert names == ["best.safetensors", "last.safetensors", "metrics.jsonl", "run.json"]
     info, _ = read_checkpoint(summary.out / "best.safetensors")
@@ -215,7 +215,8 @@ def test_the_rehearsal_leaves_parameters_and_optimizer_as_they_are(
 def test_without_validation_there_is_no_best(fit: Fit, tmp_path: Path) -> None:
     summary = fit(val=None)
     assert summary.best_epoch is None
-    assert all(record.val_top1 is None for record in summary.history)
+    assert summary.best_metric is None
+    assert all((r.val_loss, r.val_metrics) == (None, {}) for r in summary.history)
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 

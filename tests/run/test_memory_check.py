@@ -85,6 +85,9 @@ def test_the_largest_image_counts(manifest: Manifest, toy: Path, train_npz: Path
         def __init__(self) -> None:
             self._data = open_data(train_npz, Bundle.open(toy).manifest)
 
+        def __len__(self) -> int:
+            return len(self._data)
+
         def __getattr__(self, name: str) -> object:
             return getattr(self._data, name)
 

@@ -99,12 +99,12 @@ def test_a_loss_that_is_not_finite_changes_nothing(toy: Path, bad: float, row: i
 
 def test_a_gradient_that_is_not_finite_changes_nothing(toy: Path) -> None:
     trainer = Trainer(toy)
-    x, labels = toy_samples(4)
+    x, _ = toy_samples(4)
     before = trainer.state.snapshot()
     # The loss is finite, the square of the gradient overflows float32.
-    huge = np.where(x > 0, 1e25, -1e25).astype(np.float32)
+    huge = np.tile(np.where(x[0] > 0, 1e25, -1e25).astype(np.float32), (4, 1))
     with pytest.raises(NonFiniteLossError, match="finite gradient norm"):
-        trainer.step({"x": huge}, labels, lr=0.1)
+        trainer.step({"x": huge}, np.array([0, 1, 2, 0]), lr=0.1)  # two at least are wrong
     assert all(np.array_equal(trainer.state.snapshot()[k], v) for k, v in before.items())
 
 
@@ -114,7 +114,8 @@ X, LABELS = toy_samples(4)
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [
-        ({"x": X}, LABELS[:3], r"x \[3, 6\], got x \[4, 6\]"),
+        ({"x": X}, LABELS[:3], r"class indices 0..2 \[4\].* got int64\[3\]"),
+        ({"x": np.float32(1)}, LABELS, r"x \[0, 6\], got x \[\]"),
         ({"x": X[:0]}, LABELS[:0], "1 to 4 samples"),
         ({"x": np.tile(X, (2, 1))}, np.tile(LABELS, 2), "1 to 4 samples"),
         ({"y": X}, LABELS, r"got y \[4, 6\]"),
@@ -123,7 +124,7 @@ X, LABELS = toy_samples(4)
         ({"x": X}, np.array([0, 1, 2, 3]), "class indices 0..2 .* from 0 to 3"),
         ({"x": X}, np.array([0, 1, 2, -1]), "from -1 to 2"),
         ({"x": X}, np.array([0.0, 1.0, 2.0, 1.0]), "got float64"),
-        ({"x": X}, np.zeros((4, 2), np.float32), r"soft labels \[k, 3\]"),
+        ({"x": X}, np.zeros((4, 2), np.float32), r"soft labels \[4, 3\]"),
     ],
 )
 def test_samples_that_do_not_suit_the_bundle_are_refused(

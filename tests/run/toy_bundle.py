@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, MemoryKind, MemoryPlan
+from s2a_edge.spec.task_ports import Loss
 from tests.run import toy_graphs
 from tests.run.toy_graphs import FROZEN, TRAINABLES, ToySize
 
@@ -48,6 +50,7 @@ def write_toy_bundle(
     optimizer: str = "adamw",
     arena_bytes: int = ARENA_BYTES,
     seed: int = 0,
+    loss: Loss = "cross_entropy",
 ) -> Path:
     """Write a bundle folder and return it; the same arguments give the same bytes."""
     folder.mkdir(parents=True)
@@ -58,8 +61,8 @@ def write_toy_bundle(
     start = {name: np.zeros(size.shape(name), np.float32) for name in TRAINABLES}
     save_file({**start, "head.weight": head}, str(folder / "adapters.safetensors"))
     graphs = {
-        **{f"train_b{n}.onnx": toy_graphs.train_graph(size, n) for n in micro_batches},
-        "eval.onnx": toy_graphs.eval_graph(size, eval_batch),
+        **{f"train_b{n}.onnx": toy_graphs.train_graph(size, n, loss) for n in micro_batches},
+        "eval.onnx": toy_graphs.eval_graph(size, eval_batch, loss),
         "infer.onnx": toy_graphs.infer_graph(size),
         "optimizer.onnx": toy_graphs.optimizer_graph(size, optimizer, DECAYED),
     }
@@ -68,6 +71,8 @@ def write_toy_bundle(
         if name != "infer.onnx":
             onnx.checker.check_model(str(folder / name))
     manifest = _manifest(size, micro_batches, effective_batch, eval_batch, optimizer, arena_bytes)
+    if loss != "cross_entropy":
+        manifest = _with_loss(manifest, loss)
     (folder / "manifest.json").write_text(manifest.to_json())
     write_sums(folder)
     return folder
@@ -149,6 +154,13 @@ def _manifest(
         ),
         compat=Compat("1.19", ("cpu", "cuda")),
     )
+
+
+def _with_loss(manifest: Manifest, loss: Loss) -> Manifest:
+    if loss != "output":
+        return replace(manifest, task=replace(manifest.task, loss=loss))
+    inputs = (*manifest.inputs, InputSpec("y", "int64", (), "tensor"))
+    return replace(manifest, inputs=inputs, task=Task("output", 0, (), "own_loss"))
 
 
 def _plan(arena_bytes: int) -> MemoryPlan:

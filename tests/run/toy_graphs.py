@@ -1,7 +1,10 @@
 """The graphs of a tiny MLP's training bundle, with gradients written by hand.
 
     x [n, D] -> frozen W1 [D, H] (external data) -> + hidden.bias [H] -> ReLU
-             -> head.weight [H, C] -> + head.bias [C] -> logits [n, C]
+             -> head.weight [C, H] -> + head.bias [C] -> logits [n, C]
+
+Every loss of a bundle is here; of a graph's own loss (``output``) the toy is the mean over samples
+of ``-log softmax(logits)[y]`` with y [n] an input.
 
 They follow the same port names as packed graphs, so that the run side is tested without the
 compiler. Only tests use this; the ``onnx`` package is available to them.
@@ -14,6 +17,8 @@ from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
+
+from s2a_edge.spec.task_ports import Loss, loss_inputs
 
 FROZEN = "backbone.weight"
 TRAINABLES = ("head.bias", "head.weight", "hidden.bias")
@@ -29,30 +34,19 @@ class ToySize:
         return {
             FROZEN: (self.features, self.hidden),
             "hidden.bias": (self.hidden,),
-            "head.weight": (self.hidden, self.classes),
+            "head.weight": (self.classes, self.hidden),
             "head.bias": (self.classes,),
         }[name]
 
 
-def train_graph(size: ToySize, batch: int) -> onnx.ModelProto:
+def train_graph(size: ToySize, batch: int, loss: Loss = "cross_entropy") -> onnx.ModelProto:
     nodes = [
         *_forward(),
-        _node("LogSoftmax", ["logits"], "log_p", axis=1),
-        _node("Mul", ["target", "log_p"], "target_log_p"),
-        _node("ReduceSum", ["target_log_p", "axis_1"], "row_log_p", keepdims=0),
-        _node("Mul", ["row_log_p", "weight"], "weighted_log_p"),
-        _node("ReduceSum", ["weighted_log_p", "axis_0"], "sum_log_p", keepdims=0),
-        _node("Neg", ["sum_log_p"], "loss"),
-        # d loss / d logits = weight * (softmax(logits) - target), as each target row sums to 1
-        _node("Softmax", ["logits"], "p", axis=1),
-        _node("Sub", ["p", "target"], "p_minus_target"),
-        _node("Unsqueeze", ["weight", "axis_1"], "weight_column"),
-        _node("Mul", ["p_minus_target", "weight_column"], "dlogits"),
-        _node("Transpose", ["hidden"], "hidden_t", perm=[1, 0]),
-        _node("MatMul", ["hidden_t", "dlogits"], "grad.head.weight"),
+        *_loss(loss, size, batch),
+        _node("Transpose", ["dlogits"], "dlogits_t", perm=[1, 0]),
+        _node("MatMul", ["dlogits_t", "hidden"], "grad.head.weight"),
         _node("ReduceSum", ["dlogits", "axis_0"], "grad.head.bias", keepdims=0),
-        _node("Transpose", ["param.head.weight"], "head_t", perm=[1, 0]),
-        _node("MatMul", ["dlogits", "head_t"], "dhidden"),
+        _node("MatMul", ["dlogits", "param.head.weight"], "dhidden"),
         _node("Greater", ["pre", "zero"], "mask"),
         _node("Cast", ["mask"], "mask_float", to=TensorProto.FLOAT),
         _node("Mul", ["dhidden", "mask_float"], "dpre"),
@@ -60,24 +54,97 @@ def train_graph(size: ToySize, batch: int) -> onnx.ModelProto:
         *(_node("Add", [f"acc.{t}", f"grad.{t}"], f"acc_out.{t}") for t in TRAINABLES),
     ]
     inputs = [
-        _value("x", (batch, size.features)),
-        _value("target", (batch, size.classes)),
-        _value("weight", (batch,)),
+        *_data(size, batch, loss),
+        *(_value(name, shape) for name, shape in loss_inputs(loss, batch, size.classes).items()),
         *_trainable_values("param", size),
         *_trainable_values("acc", size),
     ]
-    outputs = [
-        _value("loss", ()),
-        _value("logits", (batch, size.classes)),
-        *_trainable_values("acc_out", size),
-    ]
+    logits = [] if loss == "output" else [_value("logits", (batch, size.classes))]
+    outputs = [_value("loss", ()), *logits, *_trainable_values("acc_out", size)]
     return _model(f"train_b{batch}", nodes, inputs, outputs, [_external(size)])
 
 
-def eval_graph(size: ToySize, batch: int) -> onnx.ModelProto:
-    inputs = [_value("x", (batch, size.features)), *_trainable_values("param", size)]
+def eval_graph(size: ToySize, batch: int, loss: Loss = "cross_entropy") -> onnx.ModelProto:
+    inputs = [*_data(size, batch, loss), *_trainable_values("param", size)]
+    if loss == "output":
+        one = _node("Identity", ["own_loss"], "loss")
+        nodes, outputs = [*_forward(), *_own_loss(size), one], [_value("loss", ())]
+        return _model("eval", nodes, inputs, outputs, [_external(size)])
     outputs = [_value("logits", (batch, size.classes))]
     return _model("eval", _forward(), inputs, outputs, [_external(size)])
+
+
+def _data(size: ToySize, batch: int, loss: Loss) -> list[onnx.ValueInfoProto]:
+    own = [helper.make_tensor_value_info("y", TensorProto.INT64, [batch])]
+    return [_value("x", (batch, size.features)), *(own if loss == "output" else [])]
+
+
+def _loss(loss: Loss, size: ToySize, batch: int) -> list[onnx.NodeProto]:
+    """Nodes from ``logits`` to ``loss`` and ``dlogits``."""
+    if loss == "cross_entropy":
+        return [
+            _node("LogSoftmax", ["logits"], "log_p", axis=1),
+            _node("Mul", ["target", "log_p"], "target_log_p"),
+            _node("ReduceSum", ["target_log_p", "axis_1"], "row_log_p", keepdims=0),
+            _node("Mul", ["row_log_p", "weight"], "weighted_log_p"),
+            _node("ReduceSum", ["weighted_log_p", "axis_0"], "sum_log_p", keepdims=0),
+            _node("Neg", ["sum_log_p"], "loss"),
+            # d loss / d logits = weight * (softmax(logits) * sum(target) - target)
+            _node("Softmax", ["logits"], "p", axis=1),
+            _node("ReduceSum", ["target", "axis_1"], "mass", keepdims=1),
+            _node("Mul", ["p", "mass"], "p_mass"),
+            _node("Sub", ["p_mass", "target"], "p_minus_target"),
+            _node("Unsqueeze", ["weight", "axis_1"], "weight_column"),
+            _node("Mul", ["p_minus_target", "weight_column"], "dlogits"),
+        ]
+    if loss == "output":
+        return [
+            *_own_loss(size),
+            _node("Mul", ["own_loss", "loss_scale"], "loss"),
+            _node("Softmax", ["logits"], "p", axis=1),
+            _node("Sub", ["p", "one_hot"], "p_minus_one_hot"),
+            _node("Div", ["loss_scale", "rows"], "scale_of_row"),
+            _node("Mul", ["p_minus_one_hot", "scale_of_row"], "dlogits"),
+        ]
+    terms = {
+        "bce": [  # softplus(z) - z t
+            _node("Softplus", ["logits"], "softplus"),
+            _node("Mul", ["logits", "target"], "z_t"),
+            _node("Sub", ["softplus", "z_t"], "terms"),
+            _node("Sigmoid", ["logits"], "p"),
+            _node("Sub", ["p", "target"], "slope"),
+        ],
+        "mse": [
+            _node("Sub", ["logits", "target"], "error"),
+            _node("Mul", ["error", "error"], "terms"),
+            _node("Add", ["error", "error"], "slope"),
+        ],
+        "l1": [
+            _node("Sub", ["logits", "target"], "error"),
+            _node("Abs", ["error"], "terms"),
+            _node("Sign", ["error"], "slope"),
+        ],
+    }[loss]
+    return [
+        *terms,
+        _node("Mul", ["terms", "weight"], "weighted"),
+        _node("ReduceSum", ["weighted"], "loss", keepdims=0),
+        _node("Mul", ["slope", "weight"], "dlogits"),
+    ]
+
+
+def _own_loss(size: ToySize) -> list[onnx.NodeProto]:
+    return [
+        _node("OneHot", ["y", "depth", "off_on"], "one_hot", axis=1),
+        _node("LogSoftmax", ["logits"], "log_p", axis=1),
+        _node("Mul", ["one_hot", "log_p"], "own_terms"),
+        _node("ReduceSum", ["own_terms"], "own_sum", keepdims=0),
+        _node("Shape", ["y"], "rows_long"),
+        _node("Cast", ["rows_long"], "rows_one", to=TensorProto.FLOAT),
+        _node("Squeeze", ["rows_one"], "rows"),
+        _node("Div", ["own_sum", "rows"], "own_mean"),
+        _node("Neg", ["own_mean"], "own_loss"),
+    ]
 
 
 def infer_graph(size: ToySize) -> onnx.ModelProto:
@@ -176,8 +243,7 @@ def _forward() -> list[onnx.NodeProto]:
         _node("MatMul", ["x", FROZEN], "projected"),
         _node("Add", ["projected", "param.hidden.bias"], "pre"),
         _node("Relu", ["pre"], "hidden"),
-        _node("MatMul", ["hidden", "param.head.weight"], "scores"),
-        _node("Add", ["scores", "param.head.bias"], "logits"),
+        _node("Gemm", ["hidden", "param.head.weight", "param.head.bias"], "logits", transB=1),
     ]
 
 
@@ -217,6 +283,8 @@ def _model(
         helper.make_tensor("tiny", TensorProto.FLOAT, [], [1e-6]),
         helper.make_tensor("axis_0", TensorProto.INT64, [1], [0]),
         helper.make_tensor("axis_1", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("depth", TensorProto.INT64, [], [ToySize.classes]),
+        helper.make_tensor("off_on", TensorProto.FLOAT, [2], [0.0, 1.0]),
     ]
     used = [constant for constant in constants if constant.name in read]
     graph = helper.make_graph(nodes, name, inputs, outputs, [*initializers, *used])

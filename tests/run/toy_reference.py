@@ -13,7 +13,7 @@ Values = dict[str, F64]
 
 def logits_of(frozen: F64, params: Values, x: F64) -> F64:
     hidden = np.maximum(x @ frozen + params["hidden.bias"], 0)
-    scores: F64 = hidden @ params["head.weight"] + params["head.bias"]
+    scores: F64 = hidden @ params["head.weight"].T + params["head.bias"]
     return scores
 
 
@@ -29,13 +29,13 @@ def gradients(frozen: F64, params: Values, x: F64, target: F64, effective_batch:
     """Of the sum of the samples' losses / effective batch."""
     pre = x @ frozen + params["hidden.bias"]
     hidden = np.maximum(pre, 0)
-    logits = hidden @ params["head.weight"] + params["head.bias"]
+    logits = hidden @ params["head.weight"].T + params["head.bias"]
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     dlogits = (p - target) / effective_batch
-    dpre = (dlogits @ params["head.weight"].T) * (pre > 0)
+    dpre = (dlogits @ params["head.weight"]) * (pre > 0)
     return {
-        "head.weight": hidden.T @ dlogits,
+        "head.weight": dlogits.T @ hidden,
         "head.bias": dlogits.sum(axis=0),
         "hidden.bias": dpre.sum(axis=0),
     }

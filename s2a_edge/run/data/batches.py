@@ -1,8 +1,8 @@
 """Samples to micro-batches of one fixed size, grouped into optimizer steps.
 
 An epoch is a sequence of steps of ``batch`` samples each, the last maybe of fewer; a step is a
-sequence of micro-batches of exactly ``micro`` rows, the last filled up with rows of zeros and
-weight 0. What a row holds depends on (data set, seed, epoch, index) alone, so an epoch can begin at
+sequence of micro-batches of exactly ``micro`` rows, the last filled up with rows of zeros. What a
+row holds depends on (data set, seed, epoch, index) alone, so an epoch can begin at
 any step, and with another ``micro``, and go on as if it had never stopped.
 """
 
@@ -17,24 +17,26 @@ import numpy as np
 
 from s2a_edge.run.data.augmentation import epoch_order, sample_rng
 from s2a_edge.run.data.dataset import DataSet
-from s2a_edge.run.data.dtypes import F32, I64, Row
+from s2a_edge.run.data.dtypes import I64, Row, Targets
 from s2a_edge.spec.errors import DataError, UsageError
 from s2a_edge.spec.manifest import InputSpec
 
 
 @dataclass(frozen=True)
 class BatchBuffer:
-    """The arrays of one micro-batch, allocated once: inputs [n, *shape], labels and weight [n]."""
+    """The input arrays of one micro-batch, [n, *shape] by name, allocated once."""
 
     inputs: Mapping[str, Row]
-    labels: I64
-    weight: F32
 
     @classmethod
     def allocate(cls, inputs: Sequence[InputSpec], micro: int) -> BatchBuffer:
         """Zeroed arrays for ``micro`` rows; :func:`input_buffer_bytes` of them."""
-        arrays = {x.name: np.zeros((micro, *x.shape), dtype=x.dtype) for x in inputs}
-        return cls(arrays, np.zeros(micro, dtype=np.int64), np.zeros(micro, dtype=np.float32))
+        return cls({x.name: np.zeros((micro, *x.shape), dtype=x.dtype) for x in inputs})
+
+    @property
+    def rows(self) -> int:
+        """How many samples it holds."""
+        return min((len(array) for array in self.inputs.values()), default=0)
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,26 @@ class MicroBatch:
 
     Attributes:
         inputs: by name, [n, *shape]; zeros in padding rows.
-        labels: int64 [n]; 0 in padding rows.
-        weight: float32 [n]; 1 for a sample, 0 for padding.
+        targets: of the samples alone, [samples, ...]; no rows for padding.
         samples: how many rows are samples; they come first.
         indices: int64 [samples], which samples of the data set they are.
         step: the optimizer step in its epoch, from 0.
-        step_samples: samples in all micro-batches of the step.
+        step_indices: int64, the samples of all micro-batches of the step.
         last: whether the step is complete with this micro-batch.
     """
 
     inputs: Mapping[str, Row]
-    labels: I64
-    weight: F32
+    targets: Targets
     samples: int
     indices: I64
     step: int
-    step_samples: int
+    step_indices: I64
     last: bool
+
+    @property
+    def step_samples(self) -> int:
+        """Samples in all micro-batches of the step."""
+        return len(self.step_indices)
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,19 @@ class _Slot:
 
     indices: I64
     step: int
-    step_samples: int
+    step_indices: I64
     last: bool
 
 
 def input_buffer_bytes(inputs: Sequence[InputSpec], micro: int, *, prefetch: bool = False) -> int:
     """Bytes of the buffers that :func:`batches` fills: two with ``prefetch``, else one."""
     row = sum(int(np.prod(x.shape, dtype=np.int64)) * np.dtype(x.dtype).itemsize for x in inputs)
-    row += np.dtype(np.int64).itemsize + np.dtype(np.float32).itemsize
     return micro * row * (2 if prefetch else 1)
 
 
-def steps_per_epoch(samples: int, batch: int) -> int:
-    """Optimizer steps that an epoch takes; the last may be ragged."""
-    return -(-samples // batch)
+def steps_per_epoch(samples: int, batch: int, *, drop_last: bool = False) -> int:
+    """Optimizer steps that an epoch takes; the last may be ragged, unless that one is dropped."""
+    return samples // batch if drop_last else -(-samples // batch)
 
 
 def batches(
@@ -95,6 +99,7 @@ def batches(
     shuffle: bool = True,
     augment: bool = True,
     prefetch: bool = False,
+    drop_last: bool = False,
     buffers: Sequence[BatchBuffer] | None = None,
 ) -> Iterator[MicroBatch]:
     """The micro-batches of one epoch, from ``start_step`` on.
@@ -113,17 +118,18 @@ def batches(
         shuffle: a new order each epoch; else the data set's.
         augment: random views; else evaluation's.
         prefetch: read one micro-batch ahead, in a thread, into a second buffer.
+        drop_last: leave out the samples that do not fill a whole step.
         buffers: reuse these (two with ``prefetch``) instead of allocating; of ``micro`` rows.
 
     Raises:
         UsageError: ``batch`` or ``micro`` is below 1.
         DataError: ``start_step`` is not in this epoch, or a sample cannot be read.
     """
-    slots = _plan(dataset, batch, micro, epoch, seed, start_step, shuffle)
+    slots = _plan(dataset, batch, micro, epoch, seed, start_step, shuffle, drop_last)
     count = 2 if prefetch else 1
     if buffers is None:
         buffers = [BatchBuffer.allocate(dataset.inputs, micro) for _ in range(count)]
-    assert len(buffers) >= count and all(len(x.labels) == micro for x in buffers)
+    assert len(buffers) >= count and all(x.rows == micro for x in buffers)
     fill = _Filler(dataset, seed, epoch, augment)
     if prefetch:
         return _prefetched(slots, buffers, fill)
@@ -131,7 +137,14 @@ def batches(
 
 
 def _plan(
-    dataset: DataSet, batch: int, micro: int, epoch: int, seed: int, start_step: int, shuffle: bool
+    dataset: DataSet,
+    batch: int,
+    micro: int,
+    epoch: int,
+    seed: int,
+    start_step: int,
+    shuffle: bool,
+    drop_last: bool,
 ) -> Iterator[_Slot]:
     """Check the arguments now, make the slots when they are asked for."""
     for name, value in (("batch", batch), ("micro-batch", micro)):
@@ -139,7 +152,7 @@ def _plan(
             todo = "give a positive number"
             raise UsageError(where=name, expected="1 or more", got=str(value), todo=todo)
     samples = len(dataset)
-    steps = steps_per_epoch(samples, batch)
+    steps = steps_per_epoch(samples, batch, drop_last=drop_last)
     if not 0 <= start_step <= steps:
         raise DataError(
             where=f"epoch {epoch}",
@@ -156,7 +169,7 @@ def _slots(order: I64, batch: int, micro: int, steps: range) -> Iterator[_Slot]:
         of_step = order[step * batch : (step + 1) * batch]
         for start in range(0, len(of_step), micro):
             last = start + micro >= len(of_step)
-            yield _Slot(of_step[start : start + micro], step, len(of_step), last)
+            yield _Slot(of_step[start : start + micro], step, of_step, last)
 
 
 class _Filler:
@@ -178,18 +191,13 @@ class _Filler:
             self._dataset.load(index, out, rng)
         for array in buffer.inputs.values():
             array[samples:] = 0
-        buffer.labels[:samples] = self._dataset.labels[slot.indices]
-        buffer.labels[samples:] = 0
-        buffer.weight[:samples] = 1
-        buffer.weight[samples:] = 0
         return MicroBatch(
             buffer.inputs,
-            buffer.labels,
-            buffer.weight,
+            self._dataset.targets[slot.indices],
             samples,
             slot.indices,
             slot.step,
-            slot.step_samples,
+            slot.step_indices,
             slot.last,
         )
 

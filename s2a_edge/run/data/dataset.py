@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from s2a_edge.run.data.dtypes import I64, Row
+from s2a_edge.run.data.dtypes import Row, Targets
 from s2a_edge.spec.manifest import InputSpec, Preprocessing, Task
 
 
@@ -56,16 +56,16 @@ class DataSet(Protocol):
         """The data inputs of the bundle that it serves."""
 
     @property
-    def labels(self) -> I64:
-        """Class index of every sample, int64 [N]."""
+    def targets(self) -> Targets:
+        """What every sample is, in the form of :mod:`s2a_edge.run.data.targets`."""
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes it holds as long as it is open: labels, file names, unpacked arrays."""
+        """Bytes it holds as long as it is open: targets, file names, unpacked arrays."""
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of names and labels: a run resumes only on the data that it began with."""
+        """Hex digest of names and targets: a run resumes only on the data that it began with."""
 
     def __len__(self) -> int: ...
 

@@ -12,3 +12,5 @@ F32: TypeAlias = NDArray[np.float32]
 I64: TypeAlias = NDArray[np.int64]
 Row: TypeAlias = NDArray[Any]
 """One sample of one input: a view into the batch buffer, of the input's dtype and shape."""
+Targets: TypeAlias = NDArray[Any]
+"""What samples are, one row each; which form a task has says :mod:`s2a_edge.run.data.targets`."""

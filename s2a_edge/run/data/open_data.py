@@ -8,24 +8,50 @@ from s2a_edge.run.data.arrays import ArrayDataSet
 from s2a_edge.run.data.dataset import DataSet, DataTerms
 from s2a_edge.run.data.decoding import printable
 from s2a_edge.run.data.image_folder import ImageFolder
+from s2a_edge.run.data.image_table import TABLE_NAME, ImageTable
 from s2a_edge.spec.errors import DataError
 
 
 def open_data(path: Path | str, manifest: DataTerms) -> DataSet:
-    """Open a folder of class folders, or an ``.npz``, for the bundle of ``manifest``.
+    """Open what ``path`` holds for the bundle of ``manifest``.
+
+    A folder with a ``labels.csv``, or a CSV file, lists images with their targets; a folder without
+    one has class folders; an ``.npz`` has arrays.
 
     Raises:
-        DataError: there is no such thing, it is neither, or it does not suit the bundle.
+        DataError: there is no such thing, it is none of these, or it does not suit the bundle.
         BundleError: the bundle's image input and its preprocessing disagree.
     """
-    path = Path(path)
-    if path.is_dir():
-        return ImageFolder(path, manifest)
+    path, task = Path(path), manifest.task
     if path.suffix.lower() == ".npz" and path.is_file():
         return ArrayDataSet(path, manifest)
+    if task.loss != "output":
+        if path.is_dir() and (path / TABLE_NAME).is_file():
+            return ImageTable(path / TABLE_NAME, manifest)
+        if path.suffix.lower() == ".csv" and path.is_file():
+            return ImageTable(path, manifest)
+        if path.is_dir() and task.loss == "cross_entropy":
+            return ImageFolder(path, manifest)
     raise DataError(
         where=printable(path),
-        expected="a folder with one sub-folder of images per class, or an .npz file",
-        got="another kind of file" if path.exists() else "nothing there",
+        expected=_EXPECTED[task.loss],
+        got=_kind(path),
         todo="check the path",
     )
+
+
+_TABLE = f"a folder of images with a {TABLE_NAME}, a CSV file, or an .npz file"
+_EXPECTED = {
+    "cross_entropy": "a folder with one sub-folder of images per class or a "
+    f"{TABLE_NAME}, a CSV file, or an .npz file",
+    "bce": _TABLE,
+    "mse": _TABLE,
+    "l1": _TABLE,
+    "output": "an .npz file, since the loss is the graph's own and takes all its inputs",
+}
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return f"a folder without {TABLE_NAME}"
+    return "another kind of file" if path.exists() else "nothing there"

@@ -78,12 +78,12 @@ class CountingData:
     fingerprint = "counting"
 
     def __init__(self, samples: int, fails_at: int | None = None) -> None:
-        self.labels: I64 = np.arange(samples, dtype=np.int64) % 7
+        self.targets: I64 = np.arange(samples, dtype=np.int64) % 7
         self.read: list[int] = []
         self._fails_at = fails_at
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def name(self, index: int) -> str:
         return str(index)

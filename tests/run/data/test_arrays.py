@@ -45,14 +45,14 @@ def saved(tmp_path: Path, save: Callable[..., None] = np.savez, **changes: Any) 
 def test_rows_are_those_that_were_saved(tmp_path: Path, save: Callable[..., None]) -> None:
     data = open_data(saved(tmp_path, save), BUNDLE)
     expected = good()
-    assert len(data) == SAMPLES and data.labels.dtype == np.int64
+    assert len(data) == SAMPLES and data.targets.dtype == np.int64
     seen = 0
     for part in batches(data, 4, 3, epoch=2, seed=1):
         for name in ("tokens", "length", "x"):
             rows = part.inputs[name][: part.samples]
             np.testing.assert_array_equal(rows, expected[name][part.indices])
             assert rows.dtype == expected[name].dtype
-        np.testing.assert_array_equal(part.labels[: part.samples], part.indices % 3)
+        np.testing.assert_array_equal(part.targets, part.indices % 3)
         seen += part.samples
     assert seen == SAMPLES
     assert data.name(3) == "data.npz[3]"

@@ -33,8 +33,8 @@ def copied(micro_batches: Iterator[MicroBatch]) -> list[tuple[Any, ...]]:
             x.step_samples,
             x.last,
             x.indices.tolist(),
-            x.labels.tolist(),
-            x.weight.tolist(),
+            x.targets.tolist(),
+            x.step_indices.tolist(),
             {name: array.tolist() for name, array in x.inputs.items()},
         )
         for x in micro_batches
@@ -49,30 +49,29 @@ def test_every_sample_comes_once_per_epoch(
     data = CountingData(samples)
     seen: list[int] = []
     for part in batches(data, batch, micro, 3, 5, shuffle=shuffle, prefetch=prefetch):
-        seen += part.inputs["x"][part.weight == 1, 0].astype(int).tolist()
-        assert part.labels[: part.samples].tolist() == data.labels[part.indices].tolist()
+        seen += part.inputs["x"][: part.samples, 0].astype(int).tolist()
+        assert part.targets.tolist() == data.targets[part.indices].tolist()
     assert sorted(seen) == list(range(samples))
     assert shuffle or seen == list(range(samples))
 
 
 @given(SIZES)
-def test_micro_batches_are_full_size_and_padding_weighs_nothing(
+def test_micro_batches_are_full_size_and_padding_has_no_target(
     sizes: tuple[int, int, int],
 ) -> None:
     samples, batch, micro = sizes
-    of_step: dict[int, float] = {}
+    of_step: dict[int, list[int]] = {}
     ended: list[int] = []
     for part in batches(CountingData(samples), batch, micro, epoch=1, seed=2):
         assert part.inputs["x"].shape == (micro, 2)
-        assert part.weight.dtype == np.float32 and part.labels.dtype == np.int64
-        assert part.weight.tolist() == [1.0] * part.samples + [0.0] * (micro - part.samples)
         assert 1 <= part.samples <= micro
+        assert len(part.targets) == part.samples and part.targets.dtype == np.int64
         assert not part.inputs["x"][part.samples :].any()
-        assert not part.labels[part.samples :].any()
-        of_step[part.step] = of_step.get(part.step, 0.0) + float(part.weight.sum())
+        of_step.setdefault(part.step, []).extend(part.indices.tolist())
         expected = min(batch, samples - part.step * batch)
         assert part.step_samples == expected
-        assert part.last == (of_step[part.step] == expected)
+        assert part.step_indices[: len(of_step[part.step])].tolist() == of_step[part.step]
+        assert part.last == (len(of_step[part.step]) == expected)
         ended += [part.step] if part.last else []
     assert ended == list(range(steps_per_epoch(samples, batch)))
 
@@ -121,14 +120,23 @@ def test_without_augmentation_samples_get_no_random_stream() -> None:
 def test_one_buffer_is_reused_and_its_bytes_are_those_announced() -> None:
     inputs = (InputSpec("x", "float32", (2,), "tensor"), InputSpec("n", "int64", (), "tensor"))
     buffer = BatchBuffer.allocate(inputs, 3)
-    arrays = [*buffer.inputs.values(), buffer.labels, buffer.weight]
-    assert sum(x.nbytes for x in arrays) == input_buffer_bytes(inputs, 3)
+    assert sum(x.nbytes for x in buffer.inputs.values()) == input_buffer_bytes(inputs, 3)
+    assert buffer.rows == 3
     assert input_buffer_bytes(inputs, 3, prefetch=True) == 2 * input_buffer_bytes(inputs, 3)
     assert [x.dtype for x in buffer.inputs.values()] == [np.float32, np.int64]
 
     own = BatchBuffer.allocate(CountingData.inputs, 3)
     parts = list(batches(CountingData(10), 5, 3, buffers=[own]))
     assert all(part.inputs["x"] is own.inputs["x"] for part in parts)
+
+
+@given(SIZES)
+def test_dropping_the_last_leaves_full_steps_only(sizes: tuple[int, int, int]) -> None:
+    samples, batch, micro = sizes
+    parts = list(batches(CountingData(samples), batch, micro, drop_last=True))
+    assert all(part.step_samples == batch for part in parts)
+    steps = steps_per_epoch(samples, batch, drop_last=True)
+    assert sum(part.last for part in parts) == steps == samples // batch
 
 
 @pytest.mark.parametrize(("batch", "micro"), [(0, 1), (1, 0), (-2, 1)])

@@ -37,20 +37,20 @@ def test_samples_are_ordered_by_label_and_name(tmp_path: Path) -> None:
     names = ["dog/000.png", "dog/001.png"]
     names += ["cat/000.png", "cat/b.Jpeg", "cat/sub/d.webp", "cat/z.PNG"]
     assert [data.name(i) for i in range(len(data))] == names
-    assert data.labels.tolist() == [0, 0, 1, 1, 1, 1]
-    assert data.labels.dtype == np.int64
+    assert data.targets.tolist() == [0, 0, 1, 1, 1, 1]
+    assert data.targets.dtype == np.int64
     assert data.resident_bytes > sum(len(x) for x in names)
 
 
 def test_decomposed_folder_names_match_composed_labels(tmp_path: Path) -> None:
     write_folders(tmp_path, {unicodedata.normalize("NFD", "Käfer"): 1})
     data = ImageFolder(tmp_path, manifest(["Baum", unicodedata.normalize("NFC", "Käfer")]))
-    assert data.labels.tolist() == [1]
+    assert data.targets.tolist() == [1]
 
 
 def test_a_bundle_without_label_names_goes_by_order(tmp_path: Path) -> None:
     write_folders(tmp_path, {"b": 1, "a": 2})
-    assert ImageFolder(tmp_path, manifest([], classes=2)).labels.tolist() == [0, 0, 1]
+    assert ImageFolder(tmp_path, manifest([], classes=2)).targets.tolist() == [0, 0, 1]
     with pytest.raises(DataError, match="3 class folders, since the bundle has no label names"):
         ImageFolder(tmp_path, manifest([], classes=3))
 
@@ -188,9 +188,9 @@ def test_open_data_tells_what_it_takes(tmp_path: Path) -> None:
     write_folders(tmp_path / "data", {"cat": 1})
     assert isinstance(open_data(tmp_path / "data", manifest()), ImageFolder)
     assert len(open_data(str(tmp_path / "data"), manifest())) == 1
-    (tmp_path / "data.csv").write_text("x")
+    (tmp_path / "data.tsv").write_text("x")
     with pytest.raises(DataError, match="got another kind of file"):
-        open_data(tmp_path / "data.csv", manifest())
+        open_data(tmp_path / "data.tsv", manifest())
     for missing in ("nowhere", "nowhere.npz"):
         with pytest.raises(DataError, match="got nothing there"):
             open_data(tmp_path / missing, manifest())
