@@ -114,7 +114,7 @@ class Trainer:
     def step(
         self,
         inputs: Mapping[str, Array],
-        targets: Array | None = None,
+        labels: Array | None = None,
         *,
         lr: float,
         hyperparameters: Hyperparameters | None = None,
@@ -124,7 +124,7 @@ class Trainer:
         Args:
             inputs: by name, [k, *shape] as in ``bundle.manifest.inputs``; 1 <= k <= effective
                 batch. Every sample weighs 1 / effective batch, so a smaller k is a smaller step.
-            targets: class indices int [k], or soft labels float32 [k, C] whose rows add up to 1; of
+            labels: class indices int [k], or soft labels float32 [k, C] whose rows add up to 1; of
                 several labels 0 to 1 [k, C]; numbers [k, C], standardised by ``target_scaling``.
                 None for a graph that is its own loss, whose k is the effective batch.
             lr: learning rate.
@@ -140,7 +140,7 @@ class Trainer:
         with self._guard:
             result = self._train.run(
                 inputs,
-                targets,
+                labels,
                 self._loss_inputs(),
                 lr=lr,
                 step=self.steps_done,
