@@ -22,7 +22,8 @@ SIGNATURES = {
     "Trainer.fit": (
         "(self, data, *, val=None, epochs, lr, out, weight_decay=0.0, momentum=0.9, "
         "betas=(0.9, 0.999), eps=1e-08, max_norm=None, warmup_epochs=0.0, label_smoothing=0.0, "
-        "class_weights=None, standardize=True, patience=None, augment=True, resume=False, on_progress=None, checkpoint_every_steps=None)"
+        "class_weights=None, standardize=True, patience=None, augment=True, resume=False, "
+        "on_progress=None, checkpoint_every_steps=None)"
     ),
     "Trainer.evaluate": "(self, data)",
     "Trainer.export": "(self, out)",
