@@ -19,8 +19,8 @@ ADAPTERS = ("bias", "head")
 PARAMETER_PREFIX = "param."
 # The position of the bias among the inputs of operators that carry one.
 _BIAS_INPUT = {"Gemm": 2, "Conv": 2, "ConvTranspose": 2, "LayerNormalization": 2,
-               "BatchNormalization": 2}
-_NORMS = ("LayerNormalization", "BatchNormalization")
+               "BatchNormalization": 2, "GroupNormalization": 2}
+_NORMS = ("LayerNormalization", "BatchNormalization", "GroupNormalization")
 # Names of the training step's own inputs and outputs.
 _RESERVED = frozenset({"loss", "logits", "target", "weight"})
 _RESERVED_PREFIXES = (PARAMETER_PREFIX, "acc.")
@@ -238,7 +238,7 @@ def _is_channel_vector(shape: tuple[int, ...], channels: int) -> bool:
 
 def _bias_width(node: ir.Node) -> tuple[int, ...]:
     shape = shape_of(node.outputs[0])
-    if node.op_type in ("Conv", "ConvTranspose", "BatchNormalization"):
+    if node.op_type in ("Conv", "ConvTranspose", "BatchNormalization", "GroupNormalization"):
         return (shape[1],)
     if node.op_type == "LayerNormalization":
         axis = node.attributes.get_int("axis", -1)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.codecs.codec import Array
+from s2a_edge.pack.codecs.mask import mask_bounds
 from s2a_edge.pack.codecs.plain import HalfCodec
 from s2a_edge.pack.graph import GraphBuilder, dtype_of
 from s2a_edge.pack.rule import scalar
@@ -66,6 +67,16 @@ def _hardswish(g: GraphBuilder, x: ir.Value) -> ir.Value:
     return g.op("Add", above, g.op("Mul", inside, _affine(g, x, 1 / 3, 0.5)))
 
 
+def _silu(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    # s = σ(x): g' = s (1 + x (1 - s))
+    s = g.op("Sigmoid", x)
+    return g.op("Mul", s, _affine(g, g.op("Mul", x, _affine(g, s, -1.0, 1.0)), 1.0, 1.0))
+
+
+def _elu(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    return g.op("Exp", g.op("Min", x, scalar(g, 0.0, x)))
+
+
 def _softplus(g: GraphBuilder, x: ir.Value) -> ir.Value:
     return g.op("Sigmoid", x)
 
@@ -82,13 +93,18 @@ def _softsign(g: GraphBuilder, x: ir.Value) -> ir.Value:
     return g.op("Reciprocal", g.op("Mul", root, root))
 
 
-def _step(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    return g.op("Cast", g.op("Greater", x, scalar(g, 0.0, x)), to=int(dtype_of(x)))
+def _mask(g: GraphBuilder, x: ir.Value, bounds: str) -> ir.Value:
+    low, high = mask_bounds(bounds)
+    inside = g.op("Greater", x, scalar(g, low, x))
+    if high is not None:
+        inside = g.op("And", inside, g.op("Less", x, scalar(g, high, x)))
+    return g.op("Cast", inside, to=int(dtype_of(x)))
 
 
 EMITTED: dict[str, Callable[[GraphBuilder, ir.Value], ir.Value]] = {
     "gelu": _gelu, "gelu_tanh": _gelu_tanh, "sigmoid": _sigmoid, "tanh": _tanh, "erf": _erf,
     "hardswish": _hardswish, "softplus": _softplus, "mish": _mish, "softsign": _softsign,
+    "silu": _silu, "elu": _elu,
 }
 
 
@@ -117,7 +133,7 @@ class ExactCodec:
                 raise InternalError(where=self.kind, expected="a known function", got=function,
                                     todo="report this")
             return EMITTED[function](g, stored[0])
-        return _step(g, stored[0]) if family == "mask" else stored[0]
+        return _mask(g, stored[0], function) if family == "mask" else stored[0]
 
     def stored_bytes(self, shape: tuple[int, ...]) -> int:
         """Four bytes an element."""

@@ -8,12 +8,12 @@ order of execution (see ``emit``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx import TensorProto, TypeProto, defs, helper, shape_inference
+from onnx import TensorProto, TypeProto, checker, defs, helper, shape_inference
 
 from s2a_edge.spec.errors import InternalError
 
@@ -100,7 +100,7 @@ class GraphBuilder:
         """Appends a node with one output and returns that output."""
         return self.multi(op_type, inputs, 1, name=name, domain=domain, **attributes)[0]
 
-    def multi(self, op_type: str, inputs: Sequence[ir.Value | None], num_outputs: int, *,
+    def multi(self, op_type: str, inputs: Sequence[ir.Value | None], num_outputs: int, /, *,
               name: str | None = None, domain: str = "", **attributes: object,
               ) -> tuple[ir.Value, ...]:
         """Appends a node with ``num_outputs`` outputs and returns them.
@@ -172,8 +172,9 @@ def infer_outputs(node: ir.Node) -> None:
     Raises:
         InternalError: if the operator is unknown, its inputs do not fit it, or a shape stays open.
     """
-    if node.domain == MICROSOFT and node.op_type == "FusedMatMul":
-        _infer_fused_matmul(node)
+    own = _WITHOUT_SCHEMA.get((node.domain, node.op_type))
+    if own is not None:
+        own(node)
         return
     types: dict[str, TypeProto] = {}
     data: dict[str, TensorProto] = {}
@@ -190,7 +191,8 @@ def infer_outputs(node: ir.Node) -> None:
         inferred = shape_inference.infer_node_outputs(
             schema, ir.to_proto(node), types, data,
             opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    except (defs.SchemaError, shape_inference.InferenceError, RuntimeError) as error:
+    except (defs.SchemaError, shape_inference.InferenceError, checker.ValidationError,
+            RuntimeError) as error:
         raise InternalError(
             where=f"{node.op_type} in {module_of(node)}", expected="inputs that fit the operator",
             got=f"{[(v.name, v.dtype, v.shape) for v in node.inputs if v]}: {error}",
@@ -223,6 +225,20 @@ def _infer_fused_matmul(node: ir.Node) -> None:
     batch = np.broadcast_shapes(tuple(a_shape[:-2]), tuple(b_shape[:-2]))
     node.outputs[0].dtype = dtype_of(a)
     node.outputs[0].shape = ir.Shape([*batch, a_shape[-2], b_shape[-1]])
+
+
+def _infer_like_input(node: ir.Node) -> None:
+    x = node.inputs[0]
+    assert x is not None
+    node.outputs[0].dtype, node.outputs[0].shape = dtype_of(x), ir.Shape(list(shape_of(x)))
+
+
+# Operators that ONNX has no schema for, or one that does not infer shapes (GroupNormalization).
+_WITHOUT_SCHEMA: dict[tuple[str, str], Callable[[ir.Node], None]] = {
+    (MICROSOFT, "FusedMatMul"): _infer_fused_matmul,
+    (MICROSOFT, "QuickGelu"): _infer_like_input,
+    ("", "GroupNormalization"): _infer_like_input,
+}
 
 
 def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: GraphBuilder,

@@ -1,30 +1,53 @@
 """Operators that ONNX Runtime would take apart itself are taken apart here.
 
-HardSwish and Mish have no kernel of their own on the CPU: the runtime expands them when it loads
-the graph, the parts run out of file order, and the memory plan would be of another graph. They are
-differentiated as one operator (their derivative is one code) and lowered afterwards.
+HardSwish, Mish and GroupNormalization have no kernel of their own on the CPU: the runtime expands
+them when it loads the graph, the parts run out of file order, and the memory plan would be of
+another graph. They are differentiated as one operator and lowered afterwards.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, module_of
+from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, module_of, shape_of
+from s2a_edge.pack.ops.channel_norm import affine_maps
+from s2a_edge.pack.rule import reshape
 
 
-def _hardswish(g: GraphBuilder, x: ir.Value) -> ir.Value:
+def _operands(node: ir.Node) -> list[ir.Value]:
+    return [v for v in node.inputs if v is not None]
+
+
+def _hardswish(g: GraphBuilder, node: ir.Node) -> ir.Value:
     # x · max(0, min(1, x/6 + 1/2))
+    x, = _operands(node)
     return g.op("Mul", x, g.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
 
 
-def _mish(g: GraphBuilder, x: ir.Value) -> ir.Value:
+def _mish(g: GraphBuilder, node: ir.Node) -> ir.Value:
+    x, = _operands(node)
     return g.op("Mul", x, g.op("Tanh", g.op("Softplus", x)))
 
 
-_LOWERED: dict[str, Callable[[GraphBuilder, ir.Value], ir.Value]] = {
-    "HardSwish": _hardswish, "Mish": _mish,
+def _group_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
+    # Where no gradient passes: each group as one channel, then scale and offset per channel.
+    x, scale, bias = _operands(node)
+    groups, epsilon = (node.attributes.get_int("num_groups", 1),
+                       node.attributes.get_float("epsilon", 1e-5))
+    if groups == shape_of(x)[1] and len(shape_of(x)) > 2:
+        return g.op("InstanceNormalization", x, scale, bias, epsilon=epsilon)
+    ones, zeros = (g.constant(np.full(groups, v, np.float32)) for v in (1.0, 0.0))
+    rows = reshape(g, x, (shape_of(x)[0], groups, math.prod(shape_of(x)[1:]) // groups))
+    unit = g.op("InstanceNormalization", rows, ones, zeros, epsilon=epsilon)
+    return affine_maps(g, reshape(g, unit, shape_of(x)), scale, bias)
+
+
+_LOWERED: dict[str, Callable[[GraphBuilder, ir.Node], ir.Value]] = {
+    "HardSwish": _hardswish, "Mish": _mish, "GroupNormalization": _group_normalization,
 }
 
 
@@ -37,11 +60,13 @@ def lower(model: ir.Model) -> None:
     for node in list(graph):
         if node.domain or node.op_type not in _LOWERED:
             continue
-        x, old = node.inputs[0], node.outputs[0]
-        assert x is not None
+        old = node.outputs[0]
         g.nodes.clear()
         g.module = module_of(node)
-        new = _LOWERED[node.op_type](g, x)
+        new = _LOWERED[node.op_type](g, node)
+        for value in g.initializers.values():
+            if value.name not in graph.initializers:
+                graph.register_initializer(value)
         graph.insert_before(node, g.nodes)
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         graph.remove(node, safe=True)

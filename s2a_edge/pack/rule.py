@@ -49,7 +49,8 @@ class Forward:
 
         It is encoded here and now, so the place of the call decides what else is alive then.
         Kinds: ``activation``, ``normalized``, ``probability``, ``derivative:<fn>`` (``value`` is
-        the pre-activation, the backward gets the derivative), ``mask``, ``index``, ``exact``.
+        the pre-activation, the backward gets the derivative), ``mask`` (the backward gets 1 where
+        ``value`` > 0, else 0), ``mask:LOW:HIGH`` (1 strictly between), ``index``, ``exact``.
         """
         self.declare(key, value, kind)
 

@@ -15,6 +15,7 @@ from onnx import defs, helper
 from onnx_ir.passes import common as passes
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from s2a_edge.pack.capture.sequences import Sequences
 from s2a_edge.pack.graph import (
     IR_VERSION,
     MICROSOFT,
@@ -50,8 +51,10 @@ def make_static(model: ir.Model) -> None:
     graph = model.graph
     for value in graph.initializers.values():
         _describe_initializer(value)
+    sequences = Sequences(graph)
     for node in list(graph):
-        _visit(graph, node)
+        if not sequences.resolve(node):
+            _visit(graph, node)
     passes.RemoveUnusedNodesPass()(model)
     graph.opset_imports.clear()
     graph.opset_imports.update({"": OPSET, MICROSOFT: 1})
@@ -242,7 +245,7 @@ def refuse_unknown_operators(model: ir.Model, opset: int) -> None:
     """
     unknown: dict[str, list[str]] = {}
     for node in model.graph.all_nodes():
-        if node.domain == MICROSOFT and node.op_type == "FusedMatMul":
+        if node.domain == MICROSOFT and node.op_type in ("FusedMatMul", "QuickGelu"):
             continue
         known = node.domain in _STANDARD_DOMAINS and defs.has(node.op_type, opset)
         if not known or node.op_type in ("If", "Loop", "Scan"):

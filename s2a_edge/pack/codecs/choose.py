@@ -6,7 +6,7 @@ from s2a_edge.pack.codecs.codec import Array, Codec, Shape
 from s2a_edge.pack.codecs.derivative import COMPANDERS, DerivativeCodec
 from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
 from s2a_edge.pack.codecs.index import IndexCodec
-from s2a_edge.pack.codecs.mask import MaskCodec
+from s2a_edge.pack.codecs.mask import MaskCodec, mask_bounds
 from s2a_edge.pack.codecs.plain import HalfCodec, KeepCodec
 from s2a_edge.pack.codecs.probability import ProbabilityCodec
 from s2a_edge.pack.codecs.row import RowCodec
@@ -24,8 +24,8 @@ def codec_for(kind: str, bits: int, shape: Shape, samples: Array | None = None) 
 
     Args:
         kind: ``derivative:<fn>`` (fn as in ``activations.DERIVATIVES``; ``encode`` takes the
-            pre-activation), ``mask``, ``mask:relu6``, ``normalized``, ``probability``,
-            ``activation`` or ``index``.
+            pre-activation), ``mask``, ``mask:relu6``, ``mask:LOW:HIGH``, ``normalized``,
+            ``probability``, ``activation`` or ``index``.
         bits: 2, 4, 8, or for other kinds than derivatives 16 and 32. Masks always take 1 bit,
             indices the least of 1, 2, 4 and 8 that is enough.
         shape: of the value.
@@ -38,7 +38,7 @@ def codec_for(kind: str, bits: int, shape: Shape, samples: Array | None = None) 
     family, _, detail = kind.partition(":")
     codec: Codec | None = None
     if family == "mask":
-        codec = MASKS.get(detail or "relu")
+        codec = MASKS.get(detail or "relu") or _bounded_mask(detail)
     elif family == "derivative":
         codec = _derivative(detail, bits, samples)
     elif family == "index":
@@ -50,6 +50,15 @@ def codec_for(kind: str, bits: int, shape: Shape, samples: Array | None = None) 
                             expected="a kind and bits with a codec", got=f"{bits} bits",
                             todo="report this")
     return codec
+
+
+def _bounded_mask(detail: str) -> Codec | None:
+    """1 between the numbers of ``LOW:HIGH``; None if it is something else."""
+    try:
+        low, high = mask_bounds(detail)
+    except ValueError:
+        return None
+    return MaskCodec(low, high, name="mask1_bounded")
 
 
 def _derivative(function: str, bits: int, samples: Array | None) -> Codec | None:

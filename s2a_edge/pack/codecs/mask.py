@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,17 @@ import onnx_ir as ir
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.words import lookup_words, pack_words, words_bytes
 from s2a_edge.pack.graph import GraphBuilder
+
+
+def mask_bounds(detail: str) -> tuple[float, float | None]:
+    """(low, high) of the kind ``mask:LOW:HIGH``; (0, None) for ``mask`` alone, as of ReLU.
+
+    An endless HIGH is ``inf``. Raises ValueError for anything else.
+    """
+    if not detail:
+        return 0.0, None
+    low, _, high = detail.partition(":")
+    return float(low), None if float(high) == math.inf else float(high)
 
 
 @dataclass(frozen=True)
@@ -50,4 +62,4 @@ class MaskCodec:
         return np.where(mask, self.inside, self.outside).astype(np.float32)
 
 
-__all__ = ["MaskCodec"]
+__all__ = ["MaskCodec", "mask_bounds"]

@@ -11,7 +11,9 @@ from s2a_edge.pack.capture.backbone import Backbone
 from s2a_edge.pack.normalize.activation import fuse_activations
 from s2a_edge.pack.normalize.attention import drop_nan_guards, fuse_transposed_keys
 from s2a_edge.pack.normalize.batch_norm import fold_batch_norms
+from s2a_edge.pack.normalize.canonical import spell_canonically
 from s2a_edge.pack.normalize.cleanup import drop_no_ops, merge_reshapes, merge_transposes
+from s2a_edge.pack.normalize.group_norm import fuse_group_norms
 from s2a_edge.pack.normalize.invariants import check_normalized
 from s2a_edge.pack.normalize.layer_norm import fuse_layer_norms
 from s2a_edge.pack.normalize.linear import order_biases
@@ -20,18 +22,31 @@ from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
 
 _REWRITES = (
-    drop_no_ops, drop_nan_guards, make_padding_explicit, fold_batch_norms, fuse_layer_norms,
-    fuse_activations, merge_transposes, fuse_transposed_keys, merge_reshapes, drop_no_ops,
-    narrow_selections, order_biases, own_parameters,
+    drop_no_ops,
+    drop_nan_guards,
+    make_padding_explicit,
+    spell_canonically,
+    fold_batch_norms,
+    fuse_group_norms,
+    fuse_layer_norms,
+    fuse_activations,
+    merge_transposes,
+    fuse_transposed_keys,
+    merge_reshapes,
+    drop_no_ops,
+    narrow_selections,
+    order_biases,
+    own_parameters,
 )
 
 
 def normalize(backbone: Backbone) -> Backbone:
     """The backbone in the forms that the later stages know; it computes the same features.
 
-    BatchNormalization is folded, LayerNorm and GELU are single operators, keys of attention stay
-    token-major, every bias and norm parameter is an initializer of its own named after its
-    module, and what changes nothing is gone. The argument is left as it was.
+    BatchNormalization is folded where a layer precedes it, LayerNorm, GroupNorm and GELU are single
+    operators, keys of attention stay token-major, every bias and norm parameter is an initializer
+    of its own named after its module, and what changes nothing is gone. The argument is left as it
+    was.
 
     Raises:
         SourceError: if a normalization takes its statistics from the batch.

@@ -8,14 +8,16 @@ in many ways, and its values are the same in all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.graph import MICROSOFT
 from s2a_edge.pack.normalize.rewrite import insert, replace, scalar_of
 
-_ANCHORS = frozenset({"Erf", "Tanh", "HardSigmoid", "Clip", "Relu"})
+_ANCHORS = frozenset({"Erf", "Tanh", "HardSigmoid", "Clip", "Relu", "Sigmoid"})
 _MAX_REGION = 16  # nodes; GELU by tanh takes 8 to 10
 _GRID = np.concatenate([np.linspace(-8.0, 8.0, 161), np.asarray([-40.0, -20.0, 20.0, 40.0])])
 _TOLERANCE = 2e-5  # float32 constants such as 1.4142135 and 0.044715, times 40 on the grid
@@ -37,37 +39,65 @@ def _hard_swish(x: np.ndarray) -> np.ndarray:
     return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1))
 
 
-_TARGETS: tuple[tuple[str, dict[str, object], Callable[[np.ndarray], np.ndarray]], ...] = (
-    ("Gelu", {"approximate": "none"}, _gelu),
-    ("Gelu", {"approximate": "tanh"}, _gelu_tanh),
-    ("HardSwish", {}, _hard_swish),
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+
+
+def _mish(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x * np.tanh(np.logaddexp(0.0, x)))
+
+
+@dataclass(frozen=True)
+class _Target:
+    """An operator, and the function of one number that it computes."""
+
+    op_type: str
+    attributes: Mapping[str, object]
+    function: Callable[[np.ndarray], np.ndarray]
+    domain: str = ""
+
+
+# SiLU is QuickGelu of alpha 1: ONNX has an operator for it only from opset 24 on.
+_TARGETS = (
+    _Target("Gelu", {"approximate": "none"}, _gelu),
+    _Target("Gelu", {"approximate": "tanh"}, _gelu_tanh),
+    _Target("HardSwish", {}, _hard_swish),
+    _Target("QuickGelu", {"alpha": 1.0}, lambda x: x * _sigmoid(x), MICROSOFT),
+    _Target("QuickGelu", {"alpha": 1.702}, lambda x: x * _sigmoid(1.702 * x), MICROSOFT),
+    _Target("Mish", {}, _mish),
+)
+# Parts of the above: looked for when those are found.
+_PARTS = (
+    _Target("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, lambda x: np.clip(x / 6 + 0.5, 0, 1)),
 )
 
 
 def fuse_activations(graph: ir.Graph) -> None:
-    """GELU (erf and tanh forms) and hard-swish regions -> Gelu, HardSwish."""
-    for node in list(graph):
-        if node.graph is None or node.op_type not in _ANCHORS:
-            continue
-        found = _recognise(node)
-        if found is not None:
-            x, last, op_type, attributes = found
-            new = insert(graph, last, op_type, [x], attributes,
-                         name=f"{last.outputs[0].name}_fused")
-            replace(graph, last.outputs[0], new)
+    """Regions that compute GELU (erf and tanh forms), SiLU, hard-swish, ... -> one operator."""
+    for targets in (_TARGETS, _PARTS):
+        for node in list(graph):
+            if node.graph is None or node.op_type not in _ANCHORS:
+                continue
+            found = _recognise(node, targets)
+            if found is not None:
+                x, last, target = found
+                new = insert(graph, last, target.op_type, [x], dict(target.attributes),
+                             domain=target.domain, name=f"{last.outputs[0].name}_fused")
+                replace(graph, last.outputs[0], new)
 
 
-def _recognise(anchor: ir.Node) -> tuple[ir.Value, ir.Node, str, dict[str, object]] | None:
+def _recognise(anchor: ir.Node, targets: tuple[_Target, ...],
+               ) -> tuple[ir.Value, ir.Node, _Target] | None:
     """Input, last node and target of a known region around ``anchor``."""
     for x in _around(anchor, lambda n: n.inputs):
         for y in (anchor.outputs[0], *_around(anchor, _read_results)):
             region = _region(x, y, anchor)
-            if region is None:
+            if region is None or len(region) < 2:
                 continue
             values = _evaluate(x, region)
-            for op_type, attributes, function in _TARGETS:
-                if np.allclose(values, function(_GRID), rtol=_TOLERANCE, atol=_TOLERANCE):
-                    return x, region[-1], op_type, attributes
+            for target in targets:
+                if np.allclose(values, target.function(_GRID), rtol=_TOLERANCE, atol=_TOLERANCE):
+                    return x, region[-1], target
     return None
 
 
@@ -146,5 +176,5 @@ _NUMPY: dict[str, Function] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power,
     "Neg": np.negative, "Erf": _erf, "Tanh": np.tanh, "Clip": _clip,
     "Relu": lambda x: np.maximum(x, 0), "HardSigmoid": _hard_sigmoid, "Exp": np.exp,
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Sigmoid": _sigmoid, "Softplus": lambda x: np.logaddexp(0.0, x),
 }

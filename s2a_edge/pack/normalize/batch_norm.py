@@ -1,16 +1,14 @@
-"""Frozen BatchNormalization: folded into the layer before it, or spelled as Mul and Add."""
+"""Frozen BatchNormalization: folded into the layer before it where there is one."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import module_of, shape_of
+from s2a_edge.pack.graph import module_of
 from s2a_edge.pack.normalize.rewrite import (
-    add_constant,
     add_tensor,
     array_of,
-    insert,
     only_consumer,
     producer,
     replace,
@@ -19,10 +17,11 @@ from s2a_edge.spec.errors import SourceError
 
 
 def fold_batch_norms(graph: ir.Graph) -> None:
-    """Removes every BatchNormalization (y = (x - mean) / sqrt(var + eps) * scale + bias).
+    """Removes BatchNormalization (y = (x - mean) / sqrt(var + eps) * scale + bias) if it can.
 
     After a Conv, ConvTranspose or Gemm that nothing else reads, its factor goes into the weight
-    and its offset into the bias, which gets the layer's name.
+    and its offset into the bias, which gets the layer's name. Any other stays: with frozen
+    statistics it is an affine operator with a bias of its own (pre-activation networks, DenseNet).
 
     Raises:
         SourceError: if one computes its statistics from the batch.
@@ -46,10 +45,8 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     assert x is not None
     layer = producer(x, "Conv", "ConvTranspose", "Gemm")
     alone = layer is not None and only_consumer(x) is node
-    if layer is None or not alone or not _fold_into(graph, layer, factor, offset):
-        _spell_out(graph, node, factor, offset)
-        return
-    replace(graph, node.outputs[0], x)
+    if layer is not None and alone and _fold_into(graph, layer, factor, offset):
+        replace(graph, node.outputs[0], x)
 
 
 def _fold_into(graph: ir.Graph, layer: ir.Node, factor: np.ndarray, offset: np.ndarray) -> bool:
@@ -112,16 +109,3 @@ def _output_axis(layer: ir.Node) -> int | None:
     plain = (layer.attributes.get_float("alpha", 1.0) == 1.0
              and layer.attributes.get_float("beta", 1.0) == 1.0)
     return (0 if layer.attributes.get_int("transB", 0) else 1) if plain else None
-
-
-def _spell_out(graph: ir.Graph, node: ir.Node, factor: np.ndarray, offset: np.ndarray) -> None:
-    x = node.inputs[0]
-    assert x is not None
-    rank = len(shape_of(x))
-    shape = [-1] + [1] * (rank - 2)
-    module, out = module_of(node), str(node.outputs[0].name)
-    scaled = insert(graph, node, "Mul", [x, add_constant(
-        graph, f"{module}.scale", factor.astype(np.float32).reshape(shape))], name=f"{out}_scaled")
-    new = insert(graph, node, "Add", [scaled, add_constant(
-        graph, f"{module}.bias", offset.astype(np.float32).reshape(shape))], name=f"{out}_shifted")
-    replace(graph, node.outputs[0], new)

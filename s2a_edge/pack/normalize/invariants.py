@@ -9,7 +9,7 @@ from s2a_edge.pack.graph import MICROSOFT, OPSET, shape_of
 from s2a_edge.spec.errors import InternalError
 
 _FORBIDDEN = frozenset({"Shape", "Size", "If", "Loop", "Scan", "Constant", "Identity",
-                        "BatchNormalization", "CastLike"})
+                        "CastLike"})
 
 
 def check_normalized(backbone: Backbone) -> None:

@@ -19,8 +19,8 @@ _ROLES: dict[str, dict[int, str]] = {
     "MatMul": {0: "weight", 1: "weight"},
     "FusedMatMul": {0: "weight", 1: "weight"},
     "LayerNormalization": {1: "weight", 2: "bias"},
+    "BatchNormalization": {1: "weight", 2: "bias"},
     "GroupNormalization": {1: "weight", 2: "bias"},
-    "InstanceNormalization": {1: "weight", 2: "bias"},
     "Add": {0: "bias", 1: "bias"},
     "Mul": {0: "scale", 1: "scale"},
 }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from s2a_edge.pack.ops import (
     activation,
+    channel_norm,
     convolution,
     elementwise,
     linear,
     normalization,
+    padding,
     pooling,
     reduction,
+    resize,
     shaping,
 )
 from s2a_edge.pack.rule import Rule
@@ -19,7 +22,10 @@ RULES: dict[tuple[str, str], Rule] = {
     **elementwise.RULES,
     **activation.RULES,
     **normalization.RULES,
+    **channel_norm.RULES,
     **shaping.RULES,
+    **padding.RULES,
+    **resize.RULES,
     **reduction.RULES,
     **convolution.RULES,
     **pooling.RULES,

@@ -78,22 +78,6 @@ def _conv_backward(b: Backward) -> Gradients:
     return grads
 
 
-def _batch_norm_backward(b: Backward) -> Gradients:
-    # Frozen: y = (x - m) γ/σ + β is affine, dx = dy γ/σ.
-    g = b.g
-    grads: list[ir.Value | None] = [None] * len(b.needs)
-    if b.needs[2]:
-        axes = [0, *range(2, len(b.shape(0)))]
-        grads[2] = g.op("ReduceSum", b.dy, g.constant(axes), keepdims=0)
-    if b.needs[0]:
-        epsilon = b.node.attributes.get_float("epsilon", 1e-5)
-        slope = b.constant(1) / (b.constant(4) + epsilon) ** 0.5
-        shape = (-1, *[1] * (len(b.shape(0)) - 2))
-        grads[0] = g.op("Mul", b.dy, g.constant(
-            slope.reshape(shape).astype(b.constant(1).dtype)))
-    return grads
-
-
 def _conv_transpose_backward(b: Backward) -> Gradients:
     # The adjoint of ConvTranspose is Conv with the same kernel.
     grads: list[ir.Value | None] = [None] * len(b.needs)
@@ -112,12 +96,13 @@ def _conv_transpose_backward(b: Backward) -> Gradients:
 
 
 def _conv_transpose_refuses(node: ir.Node) -> str | None:
-    auto = node.attributes.get_string("auto_pad", "NOTSET")
-    return f"auto_pad {auto}" if auto.startswith("SAME") else _conv_refuses(node)
+    auto = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    if auto.startswith("SAME"):
+        return f"auto_pad {auto}"
+    return "output_shape" if node.attributes.get_ints("output_shape") else _conv_refuses(node)
 
 
 RULES = {
     ("", "Conv"): Rule(_conv_backward, refuses=_conv_refuses),
     ("", "ConvTranspose"): Rule(_conv_transpose_backward, refuses=_conv_transpose_refuses),
-    ("", "BatchNormalization"): Rule(_batch_norm_backward),
 }

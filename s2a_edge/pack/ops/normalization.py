@@ -74,7 +74,21 @@ def _softmax_backward(b: Backward) -> Gradients:
     return [g.op("Mul", g.op("Sub", b.dy, total), p)]
 
 
+def _log_softmax_forward(f: Forward) -> tuple[ir.Value, ...]:
+    outputs = f.emit()
+    f.save("p", f.g.op("Exp", outputs[0]), "probability")
+    return outputs
+
+
+def _log_softmax_backward(b: Backward) -> Gradients:
+    # dx = dy - p Σ dy
+    g, axis = b.g, int_attribute(b.node, "axis", -1)
+    total = g.op("ReduceSum", b.dy, g.constant([axis]), keepdims=1)
+    return [g.op("Sub", b.dy, g.op("Mul", b.saved("p"), total))]
+
+
 RULES = {
     ("", "LayerNormalization"): Rule(_layer_norm_backward, _layer_norm_forward, extra_outputs),
     ("", "Softmax"): Rule(_softmax_backward, _softmax_forward),
+    ("", "LogSoftmax"): Rule(_log_softmax_backward, _log_softmax_forward),
 }

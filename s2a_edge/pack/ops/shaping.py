@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+from s2a_edge.pack.ops.padding import pad
 from s2a_edge.pack.rule import (
     Backward,
     Gradients,
@@ -22,14 +23,6 @@ from s2a_edge.pack.rule import (
 def zeros(g: GraphBuilder, shape: tuple[int, ...], like: ir.Value) -> ir.Value:
     """A zero tensor, expanded from one scalar at run time (a constant would be a weight)."""
     return g.op("Expand", scalar(g, 0.0, like), g.constant(list(shape)))
-
-
-def pad(g: GraphBuilder, value: ir.Value, before: list[int], after: list[int]) -> ir.Value:
-    """Zero padding per axis."""
-    if not any(before) and not any(after):
-        return value
-    return g.op("Pad", value, g.constant([*before, *after]), scalar(g, 0.0, value),
-                mode="constant")
 
 
 def _like_input(b: Backward) -> Gradients:
@@ -124,25 +117,35 @@ def _gather(b: Backward) -> Gradients:
     return [reshape(b.g, b.g.op("MatMul", b.g.constant(one_hot), rows), shape), None]
 
 
-def _pad(b: Backward) -> Gradients:
-    shape = b.shape(0)
-    pads = b.constant(1)
-    axes = [int(a) % len(shape) for a in b.constant(3)] \
-        if len(b.node.inputs) > 3 and b.node.inputs[3] is not None else list(range(len(shape)))
-    before = [max(int(p), 0) for p in pads[: len(axes)]]
-    stops = [start + shape[axis] for start, axis in zip(before, axes, strict=True)]
-    dx = b.g.op("Slice", b.dy, b.g.constant(before), b.g.constant(stops), b.g.constant(axes))
-    return [dx, *[None] * (len(b.needs) - 1)]
+def _depth_to_space(b: Backward) -> Gradients:
+    block = int_attribute(b.node, "blocksize", 1)
+    if b.node.attributes.get_string("mode", "DCR") == "DCR":
+        return [b.g.op("SpaceToDepth", b.dy, blocksize=block)]
+    # CRD: [N, C, H, b, W, b] -> [N, C, b, b, H, W]
+    n, c, h, w = b.shape(0)
+    g, inner = b.g, c // block**2
+    blocks = reshape(g, b.dy, (n, inner, h, block, w, block))
+    return [reshape(g, g.op("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4]), (n, c, h, w))]
 
 
-def _pad_refuses(node: ir.Node) -> str | None:
-    mode = node.attributes.get_string("mode", "constant")
-    pads = node.inputs[1]
-    if mode != "constant":
-        return f"mode {mode}"
-    if pads is None or pads.const_value is None:
-        return "computed pads"
-    return "negative pads" if bool((pads.const_value.numpy() < 0).any()) else None
+def _space_to_depth(b: Backward) -> Gradients:
+    block = int_attribute(b.node, "blocksize", 1)
+    return [b.g.op("DepthToSpace", b.dy, blocksize=block, mode="DCR")]
+
+
+def _tile(b: Backward) -> Gradients:
+    shape, repeats = b.shape(0), [int(r) for r in b.constant(1)]
+    split = [n for pair in zip(repeats, shape, strict=True) for n in pair]
+    axes = [2 * i for i in range(len(shape))]
+    total = b.g.op("ReduceSum", reshape(b.g, b.dy, split), b.g.constant(axes), keepdims=0)
+    return [total, None]
+
+
+def _cumsum(b: Backward) -> Gradients:
+    backwards = 1 - int_attribute(b.node, "reverse", 0)
+    axis = b.g.constant(np.asarray(b.constant(1).reshape(()), np.int64))
+    return [b.g.op("CumSum", b.dy, axis, reverse=backwards,
+                   exclusive=int_attribute(b.node, "exclusive", 0)), None]
 
 
 RULES = {
@@ -156,5 +159,8 @@ RULES = {
     ("", "Split"): Rule(_split),
     ("", "Slice"): Rule(_slice, refuses=constant_operands(1, 2, 3, 4)),
     ("", "Gather"): Rule(_gather, refuses=constant_operands(1)),
-    ("", "Pad"): Rule(_pad, refuses=_pad_refuses),
+    ("", "DepthToSpace"): Rule(_depth_to_space),
+    ("", "SpaceToDepth"): Rule(_space_to_depth),
+    ("", "Tile"): Rule(_tile, refuses=constant_operands(1)),
+    ("", "CumSum"): Rule(_cumsum, refuses=constant_operands(1)),
 }

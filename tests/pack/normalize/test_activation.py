@@ -36,9 +36,12 @@ _HARD_SWISH = {
     "hard_sigmoid": "s = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x) y = Mul(x, s)",
     "clip": "a = Add(x, three) b = Clip(a, zero, six) m = Mul(x, b) y = Div(m, six)",
 }
-_OTHERS = {
+_QUICK_GELU = {
     "silu": "s = Sigmoid(x) y = Mul(x, s)",
-    "quick_gelu": "a = Mul(quick, x) s = Sigmoid(a) y = Mul(x, s)",
+    "clip": "a = Mul(quick, x) s = Sigmoid(a) y = Mul(s, x)",
+}
+_OTHERS = {
+    "sigmoid_gate": "s = Sigmoid(x) y = Mul(x0, s)",
     "wrong_constant": "a = Div(x, sqrt2) e = Erf(a) p = Add(e, one) m = Mul(x, p)"
                       " y = Mul(m, almost)",
     "erf": "y = Erf(x)",
@@ -73,6 +76,20 @@ def test_gelu_by_tanh(body: str) -> None:
 @pytest.mark.parametrize("body", _HARD_SWISH.values(), ids=_HARD_SWISH)
 def test_hard_swish(body: str) -> None:
     _check(body, ["MatMul", "HardSwish", "MatMul"])
+
+
+@pytest.mark.parametrize("body", _QUICK_GELU.values(), ids=_QUICK_GELU)
+def test_silu_and_quick_gelu(body: str) -> None:
+    _check(body, ["MatMul", "QuickGelu", "MatMul"])
+
+
+def test_mish() -> None:
+    _check("p = Softplus(x) t = Tanh(p) y = Mul(x, t)", ["MatMul", "Mish", "MatMul"])
+
+
+def test_hard_sigmoid_where_it_is_no_part_of_hard_swish() -> None:
+    body = "a = Add(x, three) b = Clip(a, zero, six) y = Div(b, six)"
+    _check(body, ["MatMul", "HardSigmoid", "MatMul"])
 
 
 @pytest.mark.parametrize("body", _OTHERS.values(), ids=_OTHERS)

@@ -43,6 +43,15 @@ class Gelu(OpRun):
         return (x * cumulative).astype(x.dtype),
 
 
+class QuickGelu(OpRun):
+    """``x σ(αx)`` in the dtype of its input."""
+
+    op_domain = MICROSOFT
+
+    def _run(self, x: Any, alpha: float = 1.702) -> tuple[Any]:
+        return (x * 0.5 * (1 + np.tanh(0.5 * alpha * x))).astype(x.dtype),
+
+
 class Erf(OpRun):
     """erf in the dtype of its input; the evaluator's own is float32."""
 
@@ -61,6 +70,31 @@ class LayerNormalization(OpRun):
         y = (x - mean) * inverse * scale
         y = y if bias is None else y + bias
         return y.astype(x.dtype), mean.astype(x.dtype), inverse.astype(x.dtype)
+
+
+class ConvTranspose(OpRun):
+    """One product per place of the kernel; the evaluator's own fails for groups."""
+
+    def _run(self, x: Any, w: Any, b: Any = None, strides: Any = None, dilations: Any = None,
+             pads: Any = None, output_padding: Any = None, group: int = 1, **_: Any) -> tuple[Any]:
+        spatial = x.ndim - 2
+        strides, dilations = strides or [1] * spatial, dilations or [1] * spatial
+        pads, extra = pads or [0] * 2 * spatial, output_padding or [0] * spatial
+        maps = x.reshape(x.shape[0], group, -1, *x.shape[2:])
+        kernel = w.reshape(group, -1, *w.shape[1:])
+        size = [(n - 1) * s + (k - 1) * d + 1 + e for n, s, k, d, e in zip(
+            x.shape[2:], strides, w.shape[2:], dilations, extra, strict=True)]
+        y = np.zeros((x.shape[0], group * w.shape[1], *size), x.dtype)
+        for place in np.ndindex(*w.shape[2:]):
+            part = np.einsum("ngc...,gcm->ngm...", maps, kernel[(..., *place)])
+            at = tuple(slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in zip(
+                place, dilations, x.shape[2:], strides, strict=True))
+            y[(..., *at)] += part.reshape(*y.shape[:2], *x.shape[2:])
+        y = y[(..., *(slice(pads[i], n - pads[spatial + i]) for i, n in enumerate(size)))]
+        return (y if b is None else y + b.reshape(-1, *[1] * spatial)).astype(x.dtype),
+
+
+_OWN = [ConvTranspose, FusedMatMul, Gelu, QuickGelu, Erf, LayerNormalization]
 
 
 @dataclass(frozen=True)
@@ -88,7 +122,8 @@ def build(sample: Sample, dtype: str, seed: int = 0) -> Built:
         if given is None:
             operands.append(None)
         elif isinstance(given, np.ndarray):
-            array = given.astype(dtype) if given.dtype.kind == "f" else given
+            # Scales of Resize are float32 in any case; samples of them are given as such.
+            array = given.astype(dtype) if given.dtype == np.float64 else given
             operands.append(g.initializer(f"frozen{index}", array))
         else:
             value = g.input(f"x{index}", kind, given)
@@ -108,7 +143,7 @@ def build(sample: Sample, dtype: str, seed: int = 0) -> Built:
 def run_reference(built: Built, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs and gradients by onnx's reference evaluator."""
     proto = ir.to_proto(built.step.model)
-    evaluator = ReferenceEvaluator(proto, new_ops=[FusedMatMul, Gelu, Erf, LayerNormalization])
+    evaluator = ReferenceEvaluator(proto, new_ops=_OWN)
     names = [o.name for o in proto.graph.output]
     return dict(zip(names, evaluator.run(None, feeds), strict=True))
 

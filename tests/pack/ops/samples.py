@@ -7,7 +7,6 @@ are constants. ``torch`` computes the same from the open inputs, for autograd.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everyone knows
 
 from s2a_edge.pack.graph import MICROSOFT
+from tests.pack.ops import samples_activation, samples_arithmetic, samples_maps, samples_moves
+from tests.pack.ops.sample import Sample, frozen, ints
 
 T = torch.tensor
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One operator on concrete shapes; ``None`` in ``inputs`` is an absent optional input."""
-
-    op: str
-    inputs: tuple[Any, ...]  # a shape: open; an array: frozen; None: absent
-    torch: Callable[..., Any]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    outputs: int = 1
-    domain: str = ""
-    positive: bool = False  # inputs must be positive (sqrt, pow)
-    spread: float = 1.0
-    double: bool = True  # the reference evaluator has it in float64
-    note: str = ""
-
-    @property
-    def id(self) -> str:
-        shapes = "-".join("x".join(map(str, i)) if isinstance(i, tuple) else "c"
-                          for i in self.inputs if i is not None)
-        return f"{self.op}[{shapes}]{self.note}"
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
-def frozen(*shape: int, seed: int = 7) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
-
 
 W34, W54, V4 = frozen(3, 4), frozen(5, 4), frozen(4)
 K = frozen(6, 3, 3, 3)
@@ -238,4 +208,5 @@ POOLING = [
 ]
 
 SAMPLES = [*LINEAR, *ELEMENTWISE, *ACTIVATION, *NORMALIZATION, *SHAPING, *REDUCTION,
-           *CONVOLUTION, *POOLING]
+           *CONVOLUTION, *POOLING, *samples_activation.SAMPLES, *samples_arithmetic.SAMPLES,
+           *samples_maps.SAMPLES, *samples_moves.SAMPLES]
