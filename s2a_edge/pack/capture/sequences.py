@@ -55,8 +55,9 @@ class Sequences:
         name = str(node.outputs[0].name)
         parts = self._insert(node, "Split", [x, self._constant(f"{name}_sizes", sizes)],
                              {"axis": axis}, [f"{name}_part{i}" for i in range(len(sizes))])
-        given = len(node.inputs) > 1 and node.inputs[1] is not None
-        if given or node.attributes.get_int("keepdims", 1):
+        if len(node.inputs) > 1 and node.inputs[1] is not None:
+            return parts  # pieces of a given size keep their axis
+        if node.attributes.get_int("keepdims", 1):
             return parts
         axes = self._constant(f"{name}_axis", [axis])
         return [self._insert(node, "Squeeze", [part, axes], {}, [f"{part.name}_item"])[0]

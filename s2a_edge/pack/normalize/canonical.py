@@ -81,7 +81,7 @@ def _instance_normalization(graph: ir.Graph, node: ir.Node) -> ir.Value:
 def _gather_nd(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     """Constant positions over the leading axes: a Gather of rows of those axes as one."""
     x, positions = node.inputs[0], array_of(node.inputs[1])
-    if x is None or positions is None or node.attributes.get_int("batch_dims", 0):
+    if x is None or positions is None or node.attributes.get_int("batch_dims", 0) != 0:
         return None
     dims, depth, name = shape_of(x), positions.shape[-1], str(node.outputs[0].name)
     leading = dims[:depth]

@@ -62,11 +62,11 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> None:
         "num_groups": groups, "epsilon": node.attributes.get_float("epsilon", 1e-5)},
         name=f"{last.outputs[0].name}_fused")
     replace(graph, last.outputs[0], new)
-    for value, name in zip(inputs[1:], names, strict=True):
-        assert value is not None
+    for made, name in zip(inputs[1:], names, strict=True):
+        assert made is not None
         if name not in graph.initializers or not graph.initializers[name].uses():
             graph.initializers.pop(name, None)
-            value.name = name
+            made.name = name
 
 
 def _per_channel(node: ir.Node, op_type: str, dims: tuple[int, ...],

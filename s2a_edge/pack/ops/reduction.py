@@ -6,7 +6,7 @@ import math
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import dtype_of
+from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.ops.elementwise import save_signs, sign
 from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, reshape, scalar
 
@@ -68,10 +68,9 @@ def _extremum_forward(f: Forward) -> tuple[ir.Value, ...]:
         outputs = f.emit()
         kept = outputs[0]
     else:
-        attributes = {"noop_with_empty_axes": int_attribute(f.node, "noop_with_empty_axes", 0)}
-        kept = g.op(f.node.op_type, *f.inputs, keepdims=1, **attributes)
-        target = f.node.outputs[0]
-        outputs = (f.rename(reshape(g, kept, [int(d) for d in target.shape or ()])),)
+        kept = g.op(f.node.op_type, *f.inputs, keepdims=1,
+                    noop_with_empty_axes=int_attribute(f.node, "noop_with_empty_axes", 0))
+        outputs = (f.rename(reshape(g, kept, shape_of(f.node.outputs[0]))),)
     f.save("chosen", g.op("Cast", g.op("Equal", x, kept), to=int(dtype_of(x))), "mask")
     return outputs
 

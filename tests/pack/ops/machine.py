@@ -15,7 +15,7 @@ from onnx.reference.op_run import OpRun
 from s2a_edge.pack.differentiate import StepGraph, vector_jacobian_product
 from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, shape_of
 from s2a_edge.pack.precision import Precision
-from tests.pack.ops.samples import Sample
+from tests.pack.ops.sample import Sample
 
 UNCOMPRESSED = Precision(32, "store")
 
@@ -86,11 +86,15 @@ class ConvTranspose(OpRun):
             x.shape[2:], strides, w.shape[2:], dilations, extra, strict=True)]
         y = np.zeros((x.shape[0], group * w.shape[1], *size), x.dtype)
         for place in np.ndindex(*w.shape[2:]):
-            part = np.einsum("ngc...,gcm->ngm...", maps, kernel[(..., *place)])
-            at = tuple(slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in zip(
-                place, dilations, x.shape[2:], strides, strict=True))
-            y[(..., *at)] += part.reshape(*y.shape[:2], *x.shape[2:])
-        y = y[(..., *(slice(pads[i], n - pads[spatial + i]) for i, n in enumerate(size)))]
+            inner: tuple[Any, ...] = (..., *place)
+            part = np.einsum("ngc...,gcm->ngm...", maps, kernel[inner])
+            at: tuple[Any, ...] = (..., *(slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in
+                                          zip(place, dilations, x.shape[2:], strides,
+                                              strict=True)))
+            y[at] += part.reshape(*y.shape[:2], *x.shape[2:])
+        kept: tuple[Any, ...] = (..., *(slice(pads[i], n - pads[spatial + i])
+                                        for i, n in enumerate(size)))
+        y = y[kept]
         return (y if b is None else y + b.reshape(-1, *[1] * spatial)).astype(x.dtype),
 
 

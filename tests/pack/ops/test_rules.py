@@ -8,7 +8,8 @@ import torch
 
 from s2a_edge.pack.ops import RULES
 from tests.pack.ops.machine import build, run_ort, run_reference
-from tests.pack.ops.samples import SAMPLES, Sample
+from tests.pack.ops.sample import Sample
+from tests.pack.ops.samples import SAMPLES
 
 # Central differences in float64 with step 1e-5: truncation ~1e-10, rounding ~1e-11 of the value.
 _STEP, _DIFFERENCE_TOLERANCE = 1e-5, 1e-6
