@@ -26,7 +26,7 @@ from s2a_edge.pack.normalize.rewrite import replace as replace_value
 # One value in, one out, each element by itself.
 _POINTWISE = frozenset({
     "Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal",
-    "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus", "Cast", "Mish",
+    "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus", "Cast", "Mish", "QuickGelu",
 })
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
 
