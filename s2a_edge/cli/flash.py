@@ -39,10 +39,15 @@ def flash(
             "--mounted", help="The folder is another machine's card: checked at the first start."
         ),
     ] = False,
+    with_runtime: Annotated[
+        bool,
+        typer.Option("--with-runtime", help="Put this s2a-edge, without the packer, there first."),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Put a bundle on a board, check it there, and use it."""
+    from s2a_edge.link.bare_package import build_runtime
     from s2a_edge.link.flash import flash as flash_bundle
     from s2a_edge.link.install import Options
     from s2a_edge.link.open_transport import open_transport
@@ -55,7 +60,13 @@ def flash(
         open_transport(target) as transport,
         FlashView(output) as view,
     ):
-        done = flash_bundle(opened, transport, options=options, on_progress=view.update)
+        done = flash_bundle(
+            opened,
+            transport,
+            options=options,
+            runtime=build_runtime() if with_runtime else None,
+            on_progress=view.update,
+        )
     output.show(_line(target, done))
     output.result(done)
 

@@ -11,12 +11,11 @@ import binascii
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2a_edge import __version__
 from s2a_edge.link import bare_agent
 from s2a_edge.link.bare_agent import hello
-from s2a_edge.link.install import BoardChecks, Offer, Options, check_offer, install
 from s2a_edge.link.messages import (
     MAX_MESSAGE_BYTES,
     OnNote,
@@ -33,6 +32,12 @@ from s2a_edge.link.rollback import roll_back
 from s2a_edge.spec.errors import S2AError
 from s2a_edge.spec.strict_json import plain
 
+if TYPE_CHECKING:
+    from s2a_edge.link.install import BoardChecks, Offer
+
+# What installs is imported where it is used: most requests need none of it, and each request over
+# ssh is a process of its own on a slow board.
+
 
 def handle(root: Path, request: Request, on_note: OnNote, checks: BoardChecks | None = None) -> Any:
     """Carry out one request; see :func:`s2a_edge.link.bare_agent.handle`.
@@ -45,9 +50,13 @@ def handle(root: Path, request: Request, on_note: OnNote, checks: BoardChecks | 
     if operation == "status":
         return status(releases)
     if operation == "offer":
+        from s2a_edge.link.install import check_offer
+
         sums, signed_by = check_offer(releases, _offer(request))
         return {"files": len(sums), "signed_by": signed_by}
     if operation == "install":
+        from s2a_edge.link.install import install
+
         with releases.lock(create=True):
             return asdict(install(releases, _offer(request), checks=checks, on_step=on_note))
     if operation == "rollback":
@@ -79,6 +88,8 @@ def answer(root: Path, request: Request, on_note: OnNote) -> Request:
 
 
 def _offer(request: Request) -> Offer:
+    from s2a_edge.link.install import Offer, Options
+
     sums, signature = _bytes(request.get("sums")), request.get("signature")
     given = request.get("options", {})
     if not isinstance(given, dict) or not all(type(v) is bool for v in given.values()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def flash(
     transport: Transport,
     *,
     options: Options | None = None,
-    runtime: Path | None = None,
+    runtime: bytes | None = None,
     on_progress: OnFlashing = lambda now: None,
 ) -> Flashed:
     """Put an open bundle on a board, and use it there.
@@ -178,10 +179,12 @@ def _held(answer: Any, files: dict[Blob, Path]) -> dict[Blob, int]:
     )
 
 
-def _send_runtime(runtime: Path, transport: Transport, on_progress: OnFlashing) -> None:
-    content = runtime.read_bytes()
+def _send_runtime(content: bytes, transport: Transport, on_progress: OnFlashing) -> None:
     blob = Blob(hashlib.sha256(content).hexdigest(), len(content))
-    send_missing({blob: runtime}, transport, on_progress)
+    with tempfile.NamedTemporaryFile(prefix="s2a-runtime-") as file:
+        file.write(content)
+        file.flush()
+        send_missing({blob: Path(file.name)}, transport, on_progress)
     request: Request = {"op": "runtime", "blob": [blob.sha256, blob.size_bytes]}
     transport.call(request, _note(on_progress))
 

@@ -22,9 +22,13 @@ def _open(target: Target) -> Transport:
         from s2a_edge.link.dir_transport import DirTransport
 
         return DirTransport(local_folder(target.root))
+    if target.kind == "ssh":
+        from s2a_edge.link.ssh_transport import SshTransport
+
+        return SshTransport(target)
     raise UsageError(
         where=f"target {target.text!a}",
         expected="a target that this version can use",
         got=target.kind,
-        todo="use dir:",
+        todo="use dir: or ssh:",
     )

@@ -1,0 +1,174 @@
+"""``ssh://[user@]host[:port]/path``: a board that runs an ssh server.
+
+Requests go to the board's agent over one ssh command each; files with rsync where both sides have
+it, else with sftp, else as a tar over ssh. On the board the agent is, in this order: the Python
+that ``?python=`` names, ``ROOT/venv/bin/python``, the package that ``--with-runtime`` put there,
+the ``s2a-edge`` command, ``python3 -m s2a_edge``. A board without any of them still takes files,
+with a small program of the standard library that is copied there first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from s2a_edge.link.bare_package import build_bare_package
+from s2a_edge.link.messages import OnNote, Request, decode, encode, result
+from s2a_edge.link.ssh_command import SshCommand
+from s2a_edge.link.ssh_send import SshSender
+from s2a_edge.link.target import Target
+from s2a_edge.link.transport import Incoming, OnBytes, Outgoing, Transport
+from s2a_edge.spec.errors import LinkError, S2AError
+from s2a_edge.spec.storage import storage_errors
+
+_MARK = "s2a-edge-probe"
+
+
+class SshTransport(Transport):
+    """A board behind the system's OpenSSH client.
+
+    Args:
+        target: an ssh target.
+
+    Raises:
+        LinkError: it cannot be reached.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target.text
+        self._python = target.options.get("python")
+        self._ssh = SshCommand(target)
+        self._agent_line: str | None = None
+        try:
+            found = self._ssh.run(f'echo {_MARK}; echo "$HOME"; command -v rsync; true')
+            said = found.decode("utf-8", "replace").partition(f"{_MARK}\n")[2].splitlines()
+        except S2AError:
+            self.close()
+            raise
+        home = said[0] if said else "/"
+        self.root = target.root.replace("~", home, 1) if target.root[:2] == "~/" else target.root
+        self.ways = ["sftp", "tar"]
+        if len(said) > 1 and shutil.which("rsync"):
+            self.ways.insert(0, "rsync")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._ssh.close()
+
+    def call(self, request: Request, on_note: OnNote) -> Any:
+        """One ssh command."""
+        process = subprocess.Popen(
+            self._ssh.ssh(self._agent()),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with process:
+            answer = _converse(process, encode(request), on_note)
+            stderr = process.stderr.read() if process.stderr else b""
+        if request.get("op") == "runtime":
+            self._agent_line = None  # what has been unpacked there is used from now on
+        if answer is None:
+            raise self._ssh.failure(stderr, process.returncode)
+        return result(answer)
+
+    def send(self, files: Sequence[Outgoing], on_bytes: OnBytes) -> None:
+        """With the first way that both sides have."""
+        with tempfile.TemporaryDirectory(prefix="s2a-") as name:
+            folder = Path(name)
+            for outgoing in files:
+                (folder / outgoing.blob.sha256).symlink_to(outgoing.path.resolve())
+            sender = SshSender(self._ssh, f"{self.root}/incoming")
+            ways = {"rsync": sender.with_rsync, "sftp": sender.with_sftp, "tar": sender.with_tar}
+            for way in self.ways:
+                if ways[way](folder, files, on_bytes):
+                    return
+        raise LinkError(
+            where=self.target,
+            expected="rsync, sftp or tar on the board",
+            got="none of them",
+            todo="install rsync or tar there",
+        )
+
+    def fetch(self, files: Sequence[Incoming], on_bytes: OnBytes) -> None:
+        """With ``cat``."""
+        for incoming in files:
+            command = self._ssh.ssh(f"cat < {shlex.quote(f'{self.root}/{incoming.path}')}")
+            with (
+                storage_errors(incoming.target, "to write what comes from the board"),
+                incoming.target.open("wb") as out,
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                ) as process,
+            ):
+                assert process.stdout is not None and process.stderr is not None
+                while chunk := process.stdout.read(65_536):
+                    out.write(chunk)
+                    on_bytes(len(chunk))
+                stderr = process.stderr.read()
+            if process.returncode != 0:
+                raise self._ssh.failure(stderr, process.returncode)
+
+    def _agent(self) -> str:
+        """The shell command that answers one request on the board."""
+        if self._agent_line is None:
+            self._agent_line = self._find_agent()
+        return self._agent_line
+
+    def _find_agent(self) -> str:
+        root = shlex.quote(self.root)
+        venv, runtime = f"{root}/venv/bin/python", f"PYTHONPATH={root}/runtime"
+        pythons = [shlex.quote(self._python)] if self._python else [venv, "python3"]
+        module = "-m s2a_edge.link.agent"
+        candidates = [f"{runtime} {python} {module} {root}" for python in pythons]
+        tests = [f"test -d {root}/runtime && {runtime} {p} -c {_IMPORT}" for p in pythons]
+        if not self._python:
+            candidates.append(f"s2a-edge agent {root}")
+            tests.append("command -v s2a-edge")
+        candidates += [f"{python} {module} {root}" for python in pythons]
+        tests += [f"{python} -c {_IMPORT}" for python in pythons]
+        chain = " || ".join(f"({test}) >/dev/null 2>&1 && echo {n}" for n, test in enumerate(tests))
+        said = self._ssh.run(f"({chain}) | head -n 1; true").split()
+        number = said[-1].decode("ascii", "replace") if said else ""
+        return candidates[int(number)] if number.isdecimal() else self._push_bare(root)
+
+    def _push_bare(self, root: str) -> str:
+        """Copy the small program to a board that has no s2a-edge; the command that runs it."""
+        package = build_bare_package()
+        name = f"{root}/.bare-{hashlib.sha256(package).hexdigest()[:12]}.pyz"
+        python = shlex.quote(self._python) if self._python else "python3"
+        self._ssh.run(f"mkdir -p {root} && cat > {name}.tmp && mv {name}.tmp {name}", package)
+        return f"{python} {name} agent {root}"
+
+
+_IMPORT = shlex.quote("import s2a_edge.link.agent")
+
+
+def _converse(process: subprocess.Popen[bytes], request: bytes, on_note: OnNote) -> Request | None:
+    """Write a request and read until its answer; None where none came."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(request)
+        process.stdin.close()
+    except BrokenPipeError:
+        return None
+    answer = None
+    for line in process.stdout:
+        try:
+            message = decode(line)
+        except LinkError:
+            continue  # what a login script prints
+        if "note" in message:
+            on_note(str(message["note"])[:200])
+        elif "ok" in message:
+            answer = message
+    return answer
