@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +100,19 @@ def write_samples(path: Path, n: int, size: ToySize = TOY, seed: int = 1) -> Pat
     """Write :func:`toy_samples` as the ``.npz`` that training reads."""
     x, labels = toy_samples(n, size, seed)
     np.savez(path, x=x, labels=labels)
+    return path
+
+
+def write_task_samples(path: Path, loss: Loss, n: int, size: ToySize = TOY, seed: int = 1) -> Path:
+    """The ``.npz`` that training reads for a toy of any loss; there is something to learn in it."""
+    x, labels = toy_samples(n, size, seed)
+    one_hot = np.eye(size.classes, dtype=np.float32)[labels]
+    targets: dict[str, npt.NDArray[Any]] = {
+        "cross_entropy": {"labels": labels},
+        "bce": {"labels": one_hot.astype(np.uint8) | (x[:, :1] > 0)},
+        "output": {"y": labels},
+    }.get(loss) or {"targets": 300 + 20 * x[:, : size.classes] + 7 * one_hot}
+    np.savez(path, x=x, **targets)  # type: ignore[arg-type]  # names are data
     return path
 
 

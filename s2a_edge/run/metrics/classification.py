@@ -109,6 +109,7 @@ class ClassificationTally:
 def _cross_entropy_sum(logits: Array, labels: Array) -> float:
     """Sum over rows of ``log sum exp(z) - z[label]``, in float64."""
     z = logits.astype(np.float64)
-    z -= z.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
-    return float(losses.sum())
+    with np.errstate(invalid="ignore"):  # of an infinite logit: not finite, as it should be
+        z -= z.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
+        return float(losses.sum())

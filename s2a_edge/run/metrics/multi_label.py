@@ -147,4 +147,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _binary_cross_entropy_sum(logits: Array, targets: Array) -> float:
     """Sum of ``max(z, 0) - z t + log(1 + exp(-|z|))``, in float64."""
     z = logits.astype(np.float64)
-    return float((np.maximum(z, 0) - z * targets + np.log1p(np.exp(-np.abs(z)))).sum())
+    with np.errstate(invalid="ignore"):  # of an infinite logit: not finite, as it should be
+        return float((np.maximum(z, 0) - z * targets + np.log1p(np.exp(-np.abs(z)))).sum())

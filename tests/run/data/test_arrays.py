@@ -3,6 +3,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from s2a_edge.run.data.arrays import ArrayDataSet
 from s2a_edge.run.data.batches import batches
 from s2a_edge.run.data.open_data import open_data
 from s2a_edge.spec.errors import DataError
-from s2a_edge.spec.manifest import InputSpec
+from s2a_edge.spec.manifest import InputSpec, Task
 from tests.run.data.samples import manifest
 
 INPUTS = (
@@ -156,3 +157,69 @@ def test_the_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
     assert ArrayDataSet(saved(tmp_path), BUNDLE).fingerprint == first
     changed = saved(tmp_path, x=np.zeros((SAMPLES, 2, 3), np.float32))
     assert ArrayDataSet(changed, BUNDLE).fingerprint != first
+
+
+def with_task(task: Task) -> Any:
+    fields = {**vars(BUNDLE), "task": task}
+    return SimpleNamespace(**fields)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "values", "dtype"),
+    [
+        (Task("bce", 2, ()), "labels", np.eye(SAMPLES, 2, dtype=np.bool_), np.uint8),
+        (Task("bce", 2, ()), "labels", np.eye(SAMPLES, 2, dtype=np.int64), np.uint8),
+        (Task("bce", 2, ()), "labels", np.full((SAMPLES, 2), 0.25), np.float32),
+        (Task("mse", 2, ()), "targets", np.arange(2.0 * SAMPLES).reshape(-1, 2), np.float32),
+        (Task("l1", 1, ()), "targets", np.arange(SAMPLES).reshape(-1, 1), np.float32),
+    ],
+)
+def test_targets_by_task(
+    tmp_path: Path, task: Task, name: str, values: np.ndarray, dtype: type
+) -> None:
+    data = open_data(saved(tmp_path, **{"labels": None, name: values}), with_task(task))
+    assert data.targets.dtype == dtype
+    np.testing.assert_array_equal(data.targets, values)
+
+
+def test_one_output_may_be_a_plain_list_of_numbers(tmp_path: Path) -> None:
+    path = saved(tmp_path, labels=None, targets=np.arange(float(SAMPLES)))
+    assert open_data(path, with_task(Task("mse", 1, ()))).targets.shape == (SAMPLES, 1)
+
+
+def test_a_loss_of_the_graphs_own_needs_no_targets(tmp_path: Path) -> None:
+    data = open_data(saved(tmp_path, labels=None), with_task(Task("output", 0, (), "loss")))
+    assert len(data) == SAMPLES and data.targets.shape == (SAMPLES, 0)
+    with pytest.raises(DataError, match="x: expected float32"):
+        open_data(
+            saved(tmp_path, labels=None, x=np.zeros((3, 2, 3), np.float32)),
+            with_task(Task("output", 0, (), "loss")),
+        )
+    with pytest.raises(DataError, match="one row per sample"):
+        open_data(
+            saved(tmp_path, labels=None, tokens=np.int64(3)),
+            with_task(Task("output", 0, (), "loss")),
+        )
+
+
+@pytest.mark.parametrize(
+    ("task", "arrays", "message"),
+    [
+        (Task("bce", 2, ()), {"labels": np.zeros(SAMPLES, np.int64)}, r"numbers \[samples, 2\]"),
+        (Task("bce", 2, ()), {"labels": np.zeros((SAMPLES, 3))}, r"got float64 \[7, 3\]"),
+        (Task("bce", 2, ()), {"labels": np.full((SAMPLES, 2), 2)}, "from 0 to 1, got 2 in row 0"),
+        (Task("bce", 2, ()), {"labels": np.full((SAMPLES, 2), np.nan)}, "got nan in row 0"),
+        (Task("mse", 2, ()), {"labels": np.zeros((SAMPLES, 2))}, "no targets; it holds"),
+        (Task("mse", 2, ()), {"targets": np.zeros((SAMPLES, 1))}, r"got float64 \[7, 1\]"),
+        (Task("mse", 2, ()), {"targets": np.zeros(SAMPLES)}, r"got float64 \[7\]"),
+        (Task("mse", 1, ()), {"targets": np.array(["1"] * SAMPLES)}, "got <U1"),
+        (Task("mse", 1, ()), {"targets": np.array([0, 1, np.nan, 3, 4, 5, 6])}, "nan in row 2"),
+        (Task("l1", 1, ()), {"targets": np.full(SAMPLES, 1e39)}, "finite numbers, got 1e"),
+        (Task("l1", 1, ()), {"targets": np.zeros((SAMPLES - 1, 1))}, r"tokens: .* \[6, 5\]"),
+    ],
+)
+def test_targets_that_do_not_suit_the_task_are_refused(
+    tmp_path: Path, task: Task, arrays: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        open_data(saved(tmp_path, **{"labels": None, **arrays}), with_task(task))
