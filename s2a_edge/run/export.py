@@ -9,18 +9,19 @@ from s2a_edge.run.device_tensor import Array
 from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
-from s2a_edge.spec.manifest import Task
+from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_export import NamedTensor, export_model
 
 
-def describe_output(task: Task) -> str:
+def describe_output(manifest: Manifest) -> str:
     """In words what the output of an exported model is."""
-    count = task.classes
+    count = manifest.task.classes
+    outputs = manifest.graphs.infer.outputs or ()
     return {
         "cross_entropy": f"logits [1, {count}], one score a class; softmax gives probabilities",
         "bce": f"logits [1, {count}], one score a label; sigmoid gives probabilities",
-        "output": "the outputs of the source besides its loss, or the loss where it has no other",
-    }.get(task.loss, f"logits [1, {count}], the predictions in the targets' own units")
+        "output": ", ".join(f"{x.name} {list(x.shape)}" for x in outputs),
+    }.get(manifest.task.loss, f"logits [1, {count}], the predictions in the targets' own units")
 
 
 def export(

@@ -118,7 +118,7 @@ def export_run(
                 todo="the run folder holds files of another run: use the one it came from",
             )
         path = export(opened, _parameters(tensors), out, info.settings.target_scaling)
-        return Exported(path, describe_output(opened.manifest.task))
+        return Exported(path, describe_output(opened.manifest))
 
 
 def _parameters(tensors: dict[str, Array]) -> dict[str, Array]:

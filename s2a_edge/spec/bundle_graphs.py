@@ -89,14 +89,21 @@ def expected_signatures(manifest: Manifest) -> dict[str, _Signature]:
         inputs += params + _per_trainable(manifest, "acc")
         outputs = _floats(training_outputs(task, graph.batch))
         signatures[graph.file] = inputs, outputs + _per_trainable(manifest, "acc_out")
-    for file, batch, extra in (
-        (graphs.eval.file, graphs.eval.batch, params),
-        (graphs.infer.file, 1, []),
-    ):
-        outputs = _floats(evaluation_outputs(task, batch))
-        signatures[file] = _data_inputs(manifest, batch) + extra, outputs
+    batch = graphs.eval.batch
+    outputs = _floats(evaluation_outputs(task, batch))
+    signatures[graphs.eval.file] = _data_inputs(manifest, batch) + params, outputs
+    signatures[graphs.infer.file] = _inference_signature(manifest)
     signatures[graphs.optimizer.file] = _optimizer_signature(manifest)
     return signatures
+
+
+def _inference_signature(manifest: Manifest) -> _Signature:
+    infer, inputs = manifest.graphs.infer, _data_inputs(manifest, 1)
+    if infer.inputs is not None:
+        inputs = [value for value in inputs if value.name in infer.inputs]
+    if infer.outputs is None:
+        return inputs, _floats(evaluation_outputs(manifest.task, 1))
+    return inputs, [ValueFacts(x.name, x.dtype, x.shape) for x in infer.outputs]
 
 
 def _optimizer_signature(manifest: Manifest) -> _Signature:

@@ -194,11 +194,28 @@ class BatchGraph:
 
 
 @dataclass(frozen=True)
+class OutputSpec:
+    """An output of an exported model; ``shape`` is that of one sample, with its batch of 1."""
+
+    name: Name
+    dtype: WeightDType
+    shape: Shape
+
+
+@dataclass(frozen=True)
 class InferGraph:
-    """The inference skeleton; ``weights`` names the frozen tensors that export appends."""
+    """The inference skeleton.
+
+    Attributes:
+        weights: names of the frozen tensors that export appends.
+        inputs: names of the data inputs that it takes; None: all of them.
+        outputs: what it gives; None: ``logits`` alone.
+    """
 
     file: FileName
     weights: Annotated[tuple[Name, ...], Length(0, MAX_ENTRIES)]
+    inputs: Annotated[tuple[Name, ...], Length(1, 64)] | None = None
+    outputs: Annotated[tuple[OutputSpec, ...], Length(1, 64)] | None = None
 
 
 @dataclass(frozen=True)
@@ -316,6 +333,7 @@ __all__ = [
     "InputSpec",
     "Manifest",
     "OptimizerGraph",
+    "OutputSpec",
     "Precision",
     "Preprocessing",
     "Recipe",

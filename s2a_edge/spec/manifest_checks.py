@@ -106,6 +106,10 @@ def _check_task(manifest: Manifest) -> None:
     if is_own != (task.output is not None):
         expected = "the name of the loss" if is_own else f"null for {task.loss}"
         refuse("manifest.json: task.output", expected, ascii(task.output)[:60])
+    infer = manifest.graphs.infer
+    if is_own != (infer.inputs is not None and infer.outputs is not None):
+        expected = "inputs and outputs" if is_own else f"no inputs or outputs for {task.loss}"
+        refuse("manifest.json: graphs.infer", expected, "the contrary")
     if is_own:
         _check_full_micro_batches(manifest)
 

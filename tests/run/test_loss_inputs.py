@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.manifest import Task
+from s2a_edge.spec.task_ports import HEAD_LOSSES
 
 C, BATCH = 4, 8
 F = torch.nn.functional
 WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0], np.float32)
-TASKS: dict[str, Task] = {loss: Task(loss, C, ()) for loss in ("cross_entropy", "bce", "mse", "l1")}  # type: ignore[arg-type]  # literals
+TASKS: dict[str, Task] = {loss: Task(loss, C, ()) for loss in HEAD_LOSSES}
 
 
 def graph_loss(loss: str, logits: torch.Tensor, rows: dict[str, Any]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from s2a_edge.spec.manifest import (
     InputSpec,
     Manifest,
     OptimizerGraph,
+    OutputSpec,
     Recipe,
     SavedValue,
     Source,
@@ -107,11 +108,13 @@ def write_task_samples(path: Path, loss: Loss, n: int, size: ToySize = TOY, seed
     """The ``.npz`` that training reads for a toy of any loss; there is something to learn in it."""
     x, labels = toy_samples(n, size, seed)
     one_hot = np.eye(size.classes, dtype=np.float32)[labels]
-    targets: dict[str, npt.NDArray[Any]] = {
+    by_loss: dict[str, dict[str, npt.NDArray[Any]]] = {
         "cross_entropy": {"labels": labels},
         "bce": {"labels": one_hot.astype(np.uint8) | (x[:, :1] > 0)},
         "output": {"y": labels},
-    }.get(loss) or {"targets": 300 + 20 * x[:, : size.classes] + 7 * one_hot}
+    }
+    numbers = {"targets": 300 + 20 * x[:, : size.classes] + 7 * one_hot}
+    targets = by_loss.get(loss, numbers)
     np.savez(path, x=x, **targets)  # type: ignore[arg-type]  # names are data
     return path
 
@@ -174,7 +177,12 @@ def _with_loss(manifest: Manifest, loss: Loss) -> Manifest:
     if loss != "output":
         return replace(manifest, task=replace(manifest.task, loss=loss))
     inputs = (*manifest.inputs, InputSpec("y", "int64", (), "tensor"))
-    return replace(manifest, inputs=inputs, task=Task("output", 0, (), "own_loss"))
+    logits = OutputSpec("logits", "float32", (1, TOY.classes))
+    infer = replace(manifest.graphs.infer, inputs=("x",), outputs=(logits,))
+    task = Task("output", 0, (), "own_loss")
+    return replace(
+        manifest, inputs=inputs, task=task, graphs=replace(manifest.graphs, infer=infer)
+    )
 
 
 def _plan(arena_bytes: int) -> MemoryPlan:

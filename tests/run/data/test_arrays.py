@@ -177,7 +177,8 @@ def with_task(task: Task) -> Any:
 def test_targets_by_task(
     tmp_path: Path, task: Task, name: str, values: np.ndarray, dtype: type
 ) -> None:
-    data = open_data(saved(tmp_path, **{"labels": None, name: values}), with_task(task))
+    arrays: dict[str, Any] = {"labels": None, name: values}
+    data = open_data(saved(tmp_path, **arrays), with_task(task))
     assert data.targets.dtype == dtype
     np.testing.assert_array_equal(data.targets, values)
 

@@ -94,7 +94,7 @@ def test_an_image_that_is_listed_twice_is_named(folder: Path) -> None:
 
 def test_a_damaged_image_is_found_before_training(folder: Path) -> None:
     (folder / "a.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match="a.png"):
+    with pytest.raises(DataError, match=r"a\.png"):
         open_data(folder, SIZES).check()
 
 

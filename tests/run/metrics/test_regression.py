@@ -38,7 +38,7 @@ def test_errors_are_in_the_targets_own_units(loss: Loss, mean: float) -> None:
     assert [row.label for row in result.per_output] == ["width", "weight"]
     np.testing.assert_allclose([row.mae for row in result.per_output], mae, rtol=1e-9)
     np.testing.assert_allclose([row.rmse for row in result.per_output], np.sqrt(mse), rtol=1e-9)
-    np.testing.assert_allclose([row.r2 for row in result.per_output], r2, rtol=1e-6)
+    np.testing.assert_allclose([row.r2 or 0 for row in result.per_output], r2, rtol=1e-6)
     assert result.r2 == pytest.approx(r2.mean(), rel=1e-6)
     assert result.mae == pytest.approx(mae.mean())
     assert result.rmse == pytest.approx(np.sqrt(mse.mean()))
