@@ -18,23 +18,13 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from s2a_edge.spec.manifest import Manifest, SavedValue
+    from s2a_edge.spec.manifest import Manifest, SavedValue, TunedBlock
     from s2a_edge.spec.memory_plan import Evidence, MemoryPlan
+    from s2a_edge.spec.tunable import TrainableGroup
 
 _FLOAT32_BYTES = 4
 _COUNTED = {"cross_entropy": "classes", "bce": "labels", "mse": "numbers", "l1": "numbers",
             "output": "classes"}
-_HEAD_KINDS = ("head_weight", "head_bias")
-
-
-@dataclass(frozen=True)
-class TrainableGroup:
-    """Trainable tensors of one kind; ``share`` is of all parameters of the model."""
-
-    kind: str
-    tensors: int
-    parameters: int
-    share: float
 
 
 @dataclass(frozen=True)
@@ -54,19 +44,21 @@ def inspect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show a bundle's recipe, trainables, memory plan, saved values and hashes."""
+    """Show a bundle's recipe, trainables, blocks, memory plan, saved values and hashes."""
     from s2a_edge.spec.bundle import Bundle
     from s2a_edge.spec.checksums import SUMS_NAME, parse_sums
+    from s2a_edge.spec.tunable import tunable_groups
 
     output = Output(as_json=as_json, quiet=quiet)
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
         hashes = parse_sums((opened.path / SUMS_NAME).read_bytes())
         bundle_hash = opened.hash
-    trainables, saved = trainable_groups(manifest), saved_groups(manifest.saved)
+    trainables, saved = tunable_groups(manifest), saved_groups(manifest.saved)
     output.show(
         _recipe_table(manifest),
         _trainables_table(trainables),
+        _blocks_table(manifest.tuning.found),
         _graphs_table(manifest),
         _peak_table(manifest),
         _saved_table(saved),
@@ -81,26 +73,6 @@ def inspect(
             "sha256": hashes,
         }
     )
-
-
-def trainable_groups(manifest: Manifest) -> list[TrainableGroup]:
-    """Trainables by kind in the order of the manifest, then all, then all but the head."""
-    parameters: dict[str, list[int]] = defaultdict(list)
-    for trainable in manifest.trainables:
-        parameters[str(trainable.kind)].append(math.prod(trainable.shape))
-    floats = (w for w in manifest.weights if w.dtype.startswith("float"))
-    everything = sum(math.prod(w.shape) for w in floats) + sum(map(sum, parameters.values()))
-    adapters = {kind: counts for kind, counts in parameters.items() if kind not in _HEAD_KINDS}
-
-    def group(kind: str, counts: Iterable[int]) -> TrainableGroup:
-        listed = list(counts)
-        return TrainableGroup(kind, len(listed), sum(listed), sum(listed) / everything)
-
-    return [
-        *(group(kind, counts) for kind, counts in parameters.items()),
-        group("all", (n for counts in parameters.values() for n in counts)),
-        group("without the head", (n for counts in adapters.values() for n in counts)),
-    ]
 
 
 def saved_groups(saved: Iterable[SavedValue]) -> list[SavedGroup]:
@@ -135,6 +107,10 @@ def _recipe_table(manifest: Manifest) -> Table:
         "loss": task.loss if task.output is None else f"{task.output}, of the graph itself",
         _COUNTED[task.loss]: _named(task.classes, task.labels),
         "adapters": ", ".join(recipe.adapters),
+        "rank": manifest.tuning.rank,
+        "channels averaged into one": manifest.tuning.reduce,
+        "blocks": manifest.tuning.blocks,
+        "target modules": manifest.tuning.target_modules,
         "bits of saved values": recipe.bits,
         "attention": recipe.attention,
         "gradient errors measured on": _calibration(manifest),
@@ -164,11 +140,19 @@ def _named(count: int, labels: tuple[str, ...]) -> str | None:
     return f"{count}: {', '.join(labels)}" if labels else str(count)
 
 
-def _trainables_table(groups: list[TrainableGroup]) -> Table:
+def _trainables_table(groups: Iterable[TrainableGroup]) -> Table:
     figures = ("tensors", "parameters", "share")
-    made = table("Trainables", ("kind", *figures), right=figures)
+    made = table("Trainables", ("adapter", *figures), right=figures)
     for group in groups:
-        made.add_row(group.kind, f"{group.tensors}", f"{group.parameters:,}", f"{group.share:.2%}")
+        count = f"{group.parameters:,}"
+        made.add_row(group.adapter, f"{group.tensors}", count, f"{group.share:.3%}")
+    return made
+
+
+def _blocks_table(blocks: Iterable[TunedBlock]) -> Table:
+    made = table("Blocks, from the input to the features", ("block", "output", "adapters"))
+    for block in blocks:
+        made.add_row(block.name, "x".join(map(str, block.shape)), ", ".join(block.adapters) or "-")
     return made
 
 

@@ -65,7 +65,37 @@ def pack(  # one parameter for each option: that is how typer declares them
     micro_batch: Annotated[
         str, typer.Option(help="Samples a step takes at once; several make several graphs: 2,4,8.")
     ] = "8",
-    adapters: Annotated[str, typer.Option(help="What trains.")] = "bias,head",
+    adapters: Annotated[
+        str,
+        typer.Option(
+            help="What trains besides the head: bias, lrp, lsb in any combination; lora, or full "
+            "alone, to compare with."
+        ),
+    ] = "bias",
+    rank: Annotated[
+        int, typer.Option(help="Inner width of low-rank prompts, side branches and LoRA.", min=1)
+    ] = 4,
+    reduce: Annotated[
+        int, typer.Option(help="Channels that a side branch averages into one.", min=1)
+    ] = 8,
+    alpha: Annotated[float, typer.Option(help="LoRA: updates are scaled by alpha / rank.")] = 8.0,
+    blocks: Annotated[
+        str,
+        typer.Option(
+            help="Which blocks get adapters: all, last:N, first:N, every:N, or names such as "
+            "blocks.3,layers.2 or a regular expression. Backward ends at the first of them."
+        ),
+    ] = "all",
+    target_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="Modules whose biases (lora, full: weights) train: ends of names such as "
+            "qkv,mlp.fc1, or a regular expression for the whole name."
+        ),
+    ] = None,
+    list_blocks: Annotated[
+        bool, typer.Option("--list-blocks", help="List the blocks of the backbone, and stop.")
+    ] = False,
     bits: Annotated[
         int, typer.Option(help="Bits of saved values: 2, 4, 8, 16, or 32 for off.")
     ] = 4,
@@ -111,6 +141,10 @@ def pack(  # one parameter for each option: that is how typer declares them
     if list_features:
         _list_features(output, source, shape, weights)
         return
+    if list_blocks:
+        cut = {"features": features, "pool": pool}
+        _list_blocks(output, source, input_shape=shape, weights=weights, **cut)
+        return
     image = {
         "mean": parse_reals(mean, flag="--mean") if mean else None,
         "std": parse_reals(std, flag="--std") if std else None,
@@ -128,6 +162,11 @@ def pack(  # one parameter for each option: that is how typer declares them
         "effective_batch": batch,
         "micro_batches": parse_counts(micro_batch, flag="--micro-batch"),
         "adapters": parse_names(adapters),
+        "rank": rank,
+        "reduce": reduce,
+        "alpha": alpha,
+        "blocks": blocks,
+        "target_modules": target_modules,
         "bits": bits,
         "attention": attention,
         "optimizer": optimizer,
@@ -178,13 +217,28 @@ def _list_features(
     output.result(candidates)
 
 
+def _list_blocks(output: Output, source: str, **options: Any) -> None:
+    from s2a_edge.pack.capture import open_source
+    from s2a_edge.pack.compile import list_blocks
+
+    blocks = list_blocks(open_source(source, **options))
+    rows = table("Blocks, from the input to the features", ("--blocks", "output", "residual"))
+    for block in blocks:
+        rows.add_row(block.name, "x".join(map(str, block.shape)), "yes" if block.residual else "no")
+    output.show(rows)
+    output.result(blocks)
+
+
 def _report_table(report: PackReport) -> Table:
     from s2a_edge.spec.units import format_bytes
 
     made = table(f"{report.path} ({format_bytes(report.size_bytes)})", ("", "value"))
     manifest = report.manifest
-    parameters = sum(t.size_bytes for t in manifest.trainables) // 4  # float32
-    made.add_row("trainables", f"{len(manifest.trainables)} tensors, {parameters:,} parameters")
+    for group in report.tunable:
+        made.add_row(
+            f"trainables: {group.adapter}",
+            f"{group.tensors} tensors, {group.parameters:,} parameters, {group.share:.3%}",
+        )
     for graph in manifest.graphs.train:
         plan, seen = graph.plan, graph.evidence
         planned, measured = plan.liveness_peak_bytes, seen.arena_measured_bytes

@@ -38,6 +38,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
+from s2a_edge.spec.tunable import TrainableGroup, tunable_groups
 
 _REPEAT = 3
 _PARAMETERS_NAME = "adapters.safetensors"
@@ -53,11 +54,13 @@ class PackReport:
         path: the bundle.
         manifest: its manifest, with plan and evidence.
         size_bytes: size of all its files.
+        tunable: how much trains, by adapter, with the head and without it.
     """
 
     path: Path
     manifest: Manifest
     size_bytes: int
+    tunable: tuple[TrainableGroup, ...]
 
 
 def pack(source: str, out: Path, options: PackOptions,
@@ -103,7 +106,7 @@ def pack_captured(captured: Captured, out: Path, options: PackOptions,
         shutil.rmtree(staging, ignore_errors=True)
     size = path.stat().st_size if path.is_file() else sum(
         f.stat().st_size for f in path.iterdir())
-    return PackReport(path, manifest, size)
+    return PackReport(path, manifest, size, tunable_groups(manifest))
 
 
 def _require_place(out: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted, Trainable, adapt
+from s2a_edge.pack.blocks import find_blocks
 from s2a_edge.pack.capture import Backbone, Captured
 from s2a_edge.pack.differentiate import (
     StepGraph,
@@ -16,6 +17,7 @@ from s2a_edge.pack.differentiate import (
     require_rules,
 )
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
@@ -24,6 +26,7 @@ from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.regroup import slices_to_splits
 from s2a_edge.pack.schedule import schedule
 from s2a_edge.spec.errors import InternalError
+from s2a_edge.spec.manifest import TunedBlock
 
 # Export runs one sample at a time on any device.
 _INFER_BATCH = 1
@@ -35,7 +38,7 @@ class Compiled:
 
     Attributes:
         backbone: as captured for the largest micro-batch.
-        trainables: in the order of the graphs' inputs.
+        adapted: with its trainables, for the largest micro-batch.
         steps: micro-batch -> compressed training step.
         references: micro-batch -> the same step with nothing compressed.
         eval_batch: samples per run of the evaluation graph.
@@ -43,13 +46,18 @@ class Compiled:
     """
 
     backbone: Backbone
-    trainables: tuple[Trainable, ...]
+    adapted: Adapted
     steps: dict[int, StepGraph]
     references: dict[int, StepGraph]
     eval_batch: int
     evaluation: ir.Model
     inference: ir.Model
     optimizer: ir.Model
+
+    @property
+    def trainables(self) -> tuple[Trainable, ...]:
+        """In the order of the graphs' inputs."""
+        return self.adapted.trainables
 
     @property
     def models(self) -> tuple[ir.Model, ...]:
@@ -90,7 +98,7 @@ def compile_backbone(captured: Captured, options: PackOptions,
         schedule(step.model)
         check_emitted(step.model)
     check_emitted(optimizer)
-    return Compiled(backbone, adapted.trainables, steps, references, largest, evaluation,
+    return Compiled(backbone, adapted, steps, references, largest, evaluation,
                     inference, optimizer)
 
 
@@ -100,8 +108,20 @@ def adapted_backbone(captured: Captured, batch: int, options: PackOptions,
     backbone = normalize(captured.at_batch(batch))
     slices_to_splits(backbone.model)
     adapted = adapt(backbone.model, backbone.data_inputs, backbone.features,
-                    classes=options.class_count, adapters=options.adapters, seed=options.seed)
+                    classes=options.class_count, tuning=options.tuning, seed=options.seed)
     return backbone, adapted
+
+
+def list_blocks(captured: Captured) -> tuple[TunedBlock, ...]:
+    """The blocks that ``--blocks`` chooses from, in order; none of them tuned yet.
+
+    Raises:
+        SourceError: if the backbone cannot be made static.
+    """
+    backbone = normalize(captured.at_batch(_INFER_BATCH))
+    slices_to_splits(backbone.model)
+    found = find_blocks(backbone.model.graph, backbone.data_inputs, backbone.features)
+    return tuple(TunedBlock(b.name, shape_of(b.output)[1:], b.residual, ()) for b in found)
 
 
 def _same_trainables(by_batch: dict[int, Adapted]) -> None:

@@ -8,9 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnx_ir as ir
 
+from s2a_edge.pack.adapt import Adapted
+from s2a_edge.pack.adapters import ON_BLOCKS
+from s2a_edge.pack.blocks import Block
 from s2a_edge.pack.capture import Backbone
 from s2a_edge.pack.compile import Compiled
-from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.spec.manifest import (
     FORMAT,
@@ -25,9 +28,12 @@ from s2a_edge.spec.manifest import (
     SavedValue,
     Task,
     Trainable,
+    TunedBlock,
+    Tuning,
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, GradientError
+from s2a_edge.spec.tunable import adapter_of
 
 ONNXRUNTIME_MIN = "1.19"
 _DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
@@ -44,7 +50,7 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
     """All of ``manifest.json``."""
     backbone = compiled.backbone
     saved = compiled.steps[max(compiled.steps)].saved
-    recomputed = any(s.codec == "recompute" for s in saved)
+    recomputed = any(s.codec == "recompute" and s.kind == "probability" for s in saved)
     return Manifest(
         format=FORMAT, format_version=FORMAT_VERSION,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -61,7 +67,28 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         saved=tuple(SavedValue(s.value, s.module, s.kind, s.codec, s.bits, s.shape,
                                s.stored_bytes) for s in saved),
         weights=weights, graphs=graphs, compat=Compat(ONNXRUNTIME_MIN, ("cpu", "cuda")),
-        precision=Precision("fixed", calibration))
+        precision=Precision("fixed", calibration), tuning=tuning(compiled.adapted, options))
+
+
+def tuning(adapted: Adapted, options: PackOptions) -> Tuning:
+    """What trains, with all blocks of the backbone."""
+    used = {adapter_of(t.kind) for t in adapted.trainables}
+    inside = {t.module for t in adapted.trainables}
+    blocks = tuple(TunedBlock(b.name, shape_of(b.output)[1:], b.residual,
+                              _adapters_of(b, inside, options)) for b in adapted.blocks)
+    ranked = used & {"lrp", "lsb", "lora"}
+    return Tuning(rank=options.rank if ranked else None,
+                  reduce=options.reduce if "lsb" in used else None,
+                  alpha=options.alpha if "lora" in used else None, blocks=options.blocks,
+                  target_modules=options.target_modules,
+                  frozen_parameters=adapted.frozen_parameters, found=blocks)
+
+
+def _adapters_of(block: Block, tuned: set[str], options: PackOptions) -> tuple[str, ...]:
+    """The adapters of one block, by the modules of trainables."""
+    inner = {module_of(node) for node in block.nodes} & tuned
+    return tuple(a for a in options.adapters if a != "head"
+                 and (f"{block.name}.{a}" in tuned if a in ON_BLOCKS else bool(inner)))
 
 
 def input_specs(backbone: Backbone) -> tuple[InputSpec, ...]:

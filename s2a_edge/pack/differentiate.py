@@ -18,6 +18,7 @@ from s2a_edge.pack.attention import attention_chains
 from s2a_edge.pack.graph import (
     MODULE_KEY,
     OPSET,
+    RECOMPUTE_KEY,
     GraphBuilder,
     dtype_of,
     model_of,
@@ -264,6 +265,7 @@ class _Differentiator:
         def clone() -> tuple[ir.Value, ...]:
             outputs = self.env.clone(node)
             self._mark_attention(node, outputs)
+            self._mark_cheap(node, outputs)
             return outputs
 
         chain = self.chains.by_product.get(node)
@@ -283,6 +285,18 @@ class _Differentiator:
         if chain is None:
             return
         self.saved.recomputations[id(outputs[0])] = lambda: self._again(chain)
+
+    def _mark_cheap(self, node: ir.Node, outputs: tuple[ir.Value, ...]) -> None:
+        """Lets what an adapter marked be computed again, from what the first of its nodes reads."""
+        chain: list[ir.Node] = []
+        last: ir.Node | None = node
+        while last is not None and RECOMPUTE_KEY in last.metadata_props:
+            chain.append(last)
+            computed = [v for v in last.inputs if not at_hand(v) and v is not None]
+            last = computed[0].producer() if len(computed) == 1 else None
+        if chain:
+            forward = tuple(reversed(chain))
+            self.saved.recomputations[id(outputs[0])] = lambda: self._again(forward)
 
     def _again(self, chain: tuple[ir.Node, ...]) -> ir.Value:
         product = chain[0]

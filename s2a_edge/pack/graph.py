@@ -24,6 +24,10 @@ MODULE_KEY = "s2a.module"
 KIND_KEY = "s2a.kind"
 # Marks constants of one graph (axes, codebooks): their names mean nothing in another graph.
 CONSTANT_KEY = "s2a.constant"
+# Marks constants that capture computed (masks, interpolated tables): they are no parameters.
+FOLDED_KEY = "s2a.folded"
+# Marks nodes whose outputs are cheaper to compute again in the backward than to keep.
+RECOMPUTE_KEY = "s2a.recompute"
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 # Values whose *content* decides an output shape; onnx needs the data to infer those.
@@ -251,6 +255,7 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 
 __all__ = [
-    "CONSTANT_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET", "GraphBuilder",
+    "CONSTANT_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET",
+    "RECOMPUTE_KEY", "GraphBuilder",
     "dtype_of", "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2a_edge.pack.adapt import ADAPTERS
+from s2a_edge.pack.adapt import ADAPTERS, AdapterSizes, Tuning
 from s2a_edge.pack.optimizer import SCALARS
 from s2a_edge.pack.precision import BITS, Attention
+from s2a_edge.pack.selection import ALL
 from s2a_edge.spec.calibration import MAX_SAMPLES
 from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.task_ports import HEAD_LOSSES, Loss
@@ -29,7 +30,13 @@ class PackOptions:
         pool: ``cls``, ``mean`` or ``gap``, for features that are not [N, D].
         effective_batch: samples per optimizer step.
         micro_batches: samples per run of a training graph; one graph each.
-        adapters: names out of ``adapt.ADAPTERS``.
+        adapters: names out of ``adapt.ADAPTERS``; the head is implied.
+        rank: inner width of low-rank prompts, side branches and LoRA.
+        reduce: channels that a side branch averages into one.
+        alpha: LoRA's update is scaled by alpha / rank.
+        blocks: which blocks get adapters: ``all``, ``last:N``, ``first:N``, ``every:N``, or names.
+        target_modules: names or patterns of the modules whose biases and weights train, in the
+            manner of PEFT; None: all.
         bits: bits per saved value: 2, 4, 8, 16 or 32 (off).
         loss: ``cross_entropy`` (one class of several), ``bce`` (any number of labels), ``mse`` or
             ``l1`` (numbers).
@@ -53,7 +60,12 @@ class PackOptions:
     pool: str | None = None
     effective_batch: int = 32
     micro_batches: tuple[int, ...] = (8,)
-    adapters: tuple[str, ...] = ("bias", "head")
+    adapters: tuple[str, ...] = ("bias",)
+    rank: int = AdapterSizes.rank
+    reduce: int = AdapterSizes.reduce
+    alpha: float = AdapterSizes.alpha
+    blocks: str = ALL
+    target_modules: str | None = None
     bits: int = 4
     attention: Attention = "auto"
     loss: Loss = "cross_entropy"
@@ -64,6 +76,12 @@ class PackOptions:
     threads: int | None = None
     calibration: Path | None = None
     calibration_samples: int = 16
+
+    @property
+    def tuning(self) -> Tuning:
+        """What trains."""
+        return Tuning(self.adapters, self.blocks, self.target_modules,
+                      AdapterSizes(self.rank, self.reduce, self.alpha))
 
     @property
     def class_count(self) -> int:
@@ -89,6 +107,15 @@ class PackOptions:
             ("--bits", self.bits in BITS, f"one of {BITS}", str(self.bits)),
             ("--adapters", bool(self.adapters) and set(self.adapters) <= set(ADAPTERS),
              f"names out of {', '.join(ADAPTERS)}", ",".join(self.adapters) or "none"),
+            ("--adapters", "full" not in self.adapters or set(self.adapters) <= {"full", "head"},
+             "full alone: with it everything trains", ",".join(self.adapters)),
+            ("--rank", self.rank >= 1, "a number of at least 1", str(self.rank)),
+            ("--reduce", self.reduce >= 1, "a number of at least 1", str(self.reduce)),
+            ("--alpha", self.alpha > 0, "a number above 0", str(self.alpha)),
+            ("--blocks", bool(self.blocks.strip()), "all, last:N, first:N, every:N or names",
+             "nothing"),
+            ("--target-modules", self.target_modules is None or bool(self.target_modules.strip()),
+             "names of modules", "nothing"),
             ("--optimizer", self.optimizer in SCALARS, " or ".join(SCALARS), self.optimizer),
             ("--attention", self.attention in ("auto", "store", "recompute"),
              "auto, store or recompute", str(self.attention)),

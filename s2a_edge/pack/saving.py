@@ -79,7 +79,8 @@ class SavedValues:
         key = (id(value), _form(kind))
         if key in self._records:
             return key
-        again = self.recomputations.get(id(value))
+        # What can be computed again can be so as a value; masks and derivatives are kept.
+        again = self.recomputations.get(id(value)) if key[1] == "" else None
         self._records[key] = self._recomputed(value, kind, again) if again is not None \
             else self._encoded(value, kind)
         self._alive.append(value)

@@ -40,7 +40,10 @@ Real = Annotated[float, Span(-1e30, 1e30)]
 Positive = Annotated[float, Span(1e-30, 1e30)]
 WeightDType = Literal["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"]
 InputDType = Literal["float32", "int64", "int32"]
-TrainableKind = Literal["bias", "norm_bias", "head_weight", "head_bias"]
+TrainableKind = Literal[
+    "bias", "norm_bias", "head_weight", "head_bias", "lrp_a", "lrp_b", "lsb_down", "lsb_bias",
+    "lsb_up", "lora_a", "lora_b", "weight", "norm_weight",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,44 @@ class Trainable:
     module: Text
     decay: bool
     size_bytes: ByteCount
+
+
+@dataclass(frozen=True)
+class TunedBlock:
+    """One block of the backbone; ``shape`` is of its output without the batch.
+
+    Attributes:
+        residual: whether it adds its input, or a short-cut of it, to its output.
+        adapters: those that it has; none where it is frozen.
+    """
+
+    name: Name
+    shape: Shape
+    residual: bool
+    adapters: Annotated[tuple[Name, ...], Length(0, 64)]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What of the backbone trains.
+
+    Attributes:
+        rank: inner width of low-rank prompts, side branches and LoRA.
+        reduce: channels that a side branch averages into one.
+        alpha: LoRA's update is scaled by alpha / rank.
+        blocks: which blocks were asked for.
+        target_modules: which modules were asked for; None: all.
+        frozen_parameters: of the backbone.
+        found: all blocks, from the input to the features.
+    """
+
+    rank: Annotated[int, Span(1, MAX_DIM)] | None = None
+    reduce: Annotated[int, Span(1, MAX_DIM)] | None = None
+    alpha: Positive | None = None
+    blocks: Text = "all"
+    target_modules: Text | None = None
+    frozen_parameters: ByteCount | None = None
+    found: Annotated[tuple[TunedBlock, ...], Length(0, MAX_ENTRIES)] = ()
 
 
 @dataclass(frozen=True)
@@ -270,6 +311,7 @@ class Manifest:
     graphs: Graphs
     compat: Compat
     precision: Precision = Precision()
+    tuning: Tuning = Tuning()
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -341,5 +383,7 @@ __all__ = [
     "Source",
     "Task",
     "Trainable",
+    "TunedBlock",
+    "Tuning",
     "WeightEntry",
 ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from s2a_edge.cli import app
-from s2a_edge.cli.inspect import saved_groups, trainable_groups
-from s2a_edge.spec.manifest import SavedValue
+from s2a_edge.cli.inspect import saved_groups
+from s2a_edge.spec.manifest import SavedValue, TunedBlock, Tuning
 from tests.spec.bundle_samples import manifest, write_sample
 
 
@@ -19,7 +20,7 @@ def test_tables(tmp_path: Path) -> None:
     bundle = write_sample(tmp_path / "tiny.s2a")
     done = CliRunner().invoke(app, ["inspect", str(bundle)])
     assert done.exit_code == 0, done.stderr
-    for expected in ("onnx:tiny.onnx", "head_weight", "train_b2.onnx", "uint4", "weights.bin"):
+    for expected in ("onnx:tiny.onnx", "without the head", "train_b2.onnx", "uint4", "weights.bin"):
         assert expected in done.stdout
 
 
@@ -32,13 +33,16 @@ def test_json_has_manifest_and_hashes(tmp_path: Path) -> None:
     assert shown["sha256"]["weights.bin"] == weights
 
 
-def test_trainables_are_shares_of_all_parameters() -> None:
-    groups = {group.kind: group for group in trainable_groups(manifest())}
-    # Backbone 6 x 5 frozen; head 5 x 3 and 3.
-    assert groups["head_weight"].parameters == 15
-    assert groups["all"].parameters == 18
-    assert groups["all"].share == pytest.approx(18 / 48)
-    assert groups["without the head"].parameters == 0
+def test_blocks_are_listed_with_their_adapters(tmp_path: Path) -> None:
+    found = (TunedBlock("blocks.0", (4, 3), True, ()),
+             TunedBlock("blocks.1", (4, 3), True, ("lrp",)))
+    made = replace(manifest(), tuning=Tuning(rank=2, blocks="last:1", found=found))
+    bundle = write_sample(tmp_path / "tiny", made)
+    done = CliRunner().invoke(app, ["inspect", str(bundle)])
+    lines = done.stdout.splitlines()
+    assert any("blocks.0" in line and "4x3" in line and "lrp" not in line for line in lines)
+    assert any("blocks.1" in line and "lrp" in line for line in lines)
+    assert any("blocks" in line and "last:1" in line for line in lines)
 
 
 def test_saved_values_by_kind_and_codec() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from s2a_edge.pack.adapt import Adapted, adapt
+from s2a_edge.pack.adapt import Adapted, Tuning, adapt
 from s2a_edge.pack.capture import Captured, capture
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.graph import dtype_of, shape_of
@@ -46,13 +46,16 @@ def compile_captured(source: Captured, **options: Any) -> Compiled:
     return compile_backbone(source, PackOptions(**given), lambda stage, detail: None)
 
 
+_DEFAULT = Tuning()
+
+
 @functools.cache
-def adapted(name: str, batch: int = 2, adapters: tuple[str, ...] = ("bias", "head")) -> Adapted:
+def adapted(name: str, batch: int = 2, tuning: Tuning = _DEFAULT) -> Adapted:
     """The stage before differentiation."""
     backbone = normalize(captured(name).at_batch(batch))
     slices_to_splits(backbone.model)
     return adapt(backbone.model, backbone.data_inputs, backbone.features, classes=len(LABELS),
-                 adapters=adapters, seed=0)
+                 tuning=tuning, seed=0)
 
 
 def session(model: ir.Model | Path, *, profile: Path | None = None) -> Any:

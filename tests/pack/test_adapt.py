@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from s2a_edge.pack.adapt import Adapted, adapt
+from s2a_edge.pack.adapt import Adapted, Tuning, adapt
 from s2a_edge.pack.capture import capture
 from s2a_edge.pack.graph import GraphBuilder, model_of, shape_of
 from s2a_edge.spec.errors import SourceError, UsageError
@@ -35,7 +35,7 @@ def _adapt(make: Callable[[GraphBuilder, ir.Value], ir.Value], *, name: str = "i
     x = g.input(name, FLOAT, shape)
     features = make(g, x)
     return adapt(model_of([x], [features], g, "test"), (x,), features, classes=3,
-                 adapters=adapters, seed=0)
+                 tuning=Tuning(adapters), seed=0)
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_vit_scaled", "tiny_vit_zero", "tiny_resnet"])
@@ -99,7 +99,7 @@ def test_equal_biases_that_were_merged_into_one_tensor_train_apart(tmp_path: Pat
 
 
 def test_head_alone_leaves_the_backbone_as_it_is() -> None:
-    made = adapted("tiny_vit", adapters=("head",))
+    made = adapted("tiny_vit", tuning=Tuning(("head",)))
     assert [t.name for t in made.trainables] == ["head.weight", "head.bias"]
     assert len(made.nodes) == len(adapted("tiny_vit").nodes)
 
@@ -109,7 +109,8 @@ def test_the_head_is_drawn_from_the_seed() -> None:
         g = GraphBuilder()
         x = g.input("x", FLOAT, (2, 4))
         y = g.op("Relu", x)
-        made = adapt(model_of([x], [y], g, "t"), (x,), y, classes=3, adapters=("head",), seed=seed)
+        made = adapt(model_of([x], [y], g, "t"), (x,), y, classes=3,
+                     tuning=Tuning(("head",)), seed=seed)
         return made.trainables[0].initial
 
     np.testing.assert_array_equal(weight(1), weight(1))
@@ -118,8 +119,8 @@ def test_the_head_is_drawn_from_the_seed() -> None:
 
 
 def test_unknown_adapters_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="lora"):
-        _adapt(lambda g, x: g.op("Relu", x), adapters=("lora", "head"))
+    with pytest.raises(UsageError, match="adalora"):
+        _adapt(lambda g, x: g.op("Relu", x), adapters=("adalora", "head"))
 
 
 def test_a_product_without_a_bias_gets_one_and_its_readers_see_it() -> None:

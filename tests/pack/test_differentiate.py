@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from s2a_edge.pack.adapt import Adapted, adapt
+from s2a_edge.pack.adapt import Adapted, Tuning, adapt
 from s2a_edge.pack.differentiate import (
     differentiate,
     forward_model,
@@ -34,7 +34,7 @@ def _backbone(make: Make, shape: tuple[int, ...] = (2, 4), adapters: tuple[str, 
     x = g.input("x", FLOAT, shape)
     features = make(g, x)
     return adapt(model_of([x], [features], g, "test"), (x,), features, classes=3,
-                 adapters=adapters, seed=0)
+                 tuning=Tuning(adapters), seed=0)
 
 
 def _linear(g: GraphBuilder, x: ir.Value, module: str) -> ir.Value:
@@ -248,7 +248,7 @@ KERNEL = np.ones((4, 4, 3, 3), np.float32)
     (_on("Pow", np.arange(6, dtype=np.float32), computed=False), "Pow with an exponent"),
     (_on("Clip", np.asarray(0.5, np.float32)), "Clip with computed"),
     (_on("Gather", np.array([0, 1]), axis=1), "Gather with computed"),
-    (_on("Conv", KERNEL), "Conv with a kernel that is not frozen"),
+    (_on("Conv", KERNEL), "Conv with a computed kernel"),
 ])
 def test_forms_that_a_rule_does_not_cover_are_refused(form: Make, why: str) -> None:
     assert why in _refused(form, IMAGE)

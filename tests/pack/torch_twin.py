@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from s2a_edge.pack.adapt import Trainable
+from tests.pack.torch_adapters import attach
 
 # One thread: small tensors, and other processes want the cores.
 torch.set_num_threads(1)
@@ -29,15 +30,23 @@ class TorchTwin:
         module: the backbone, in evaluation mode; [N, ...] to features [N, D].
         trainables: of our compiled step.
         example: an input, to see which BatchNorm follows which layer.
+        values: what adapters hold; the start values unless given.
+        sizes: ``reduce`` and ``scale`` of :func:`tests.pack.torch_adapters.attach`.
     """
 
     def __init__(self, module: nn.Module, trainables: Iterable[Trainable], example: np.ndarray,
-                 ) -> None:
+                 values: Mapping[str, np.ndarray] | None = None, **sizes: Any) -> None:
         self.module = module.requires_grad_(False)
+        trainables = tuple(trainables)
+        held = values or {t.name: t.initial for t in trainables}
         self.offsets: dict[str, nn.Parameter] = {}
+        adapters = attach(module, trainables, held, **{"reduce": 8, **sizes})
         places = _norm_after(module, torch.tensor(example))
         named = dict(module.named_modules())
         for t in trainables:
+            if t.name in adapters:
+                self.offsets[t.name] = adapters[t.name]
+                continue
             initial = torch.tensor(t.initial)
             if t.kind.startswith("head"):
                 self.offsets[t.name] = nn.Parameter(initial)

@@ -187,9 +187,9 @@ def stage(folder: Path) -> Path:
     return folder
 
 
-def write_sample(out: Path) -> Path:
-    """The sample bundle at ``out``."""
+def write_sample(out: Path, made: Manifest | None = None) -> Path:
+    """The sample bundle at ``out``, with another manifest if one is given."""
     staging = stage(out.parent / "staging")
-    write_bundle(staging, manifest(), out)
+    write_bundle(staging, made or manifest(), out)
     shutil.rmtree(staging, ignore_errors=True)
     return out

@@ -114,7 +114,7 @@ def test_json_is_the_contract() -> None:
     assert list(value) == [
         *("format", "format_version", "created", "tool_version", "versions", "source", "inputs"),
         *("preprocessing", "task", "recipe", "trainables", "saved", "weights", "graphs", "compat"),
-        "precision",
+        *("precision", "tuning"),
     ]
     assert value["preprocessing"] is None
     assert value["weights"] == [
@@ -193,7 +193,7 @@ def test_every_missing_and_every_unknown_key_is_refused() -> None:
         ):
             continue  # open maps: no key of theirs is required
         later = (("task", "output"), ("graphs", "infer", "inputs"), ("graphs", "infer", "outputs"))
-        if path[0] == "precision" or path in later:
+        if path[0] in ("precision", "tuning") or path in later:
             continue  # later than the first release: may be missing
 
         def without(holder: Any, key: str = path[-1]) -> Any:
@@ -210,7 +210,7 @@ def test_every_missing_and_every_unknown_key_is_refused() -> None:
 
 def test_manifests_of_the_first_release_are_read() -> None:
     value = json.loads(bundle_samples.manifest().to_json())
-    del value["precision"], value["task"]["output"]
+    del value["precision"], value["tuning"], value["task"]["output"]
     del value["graphs"]["infer"]["inputs"], value["graphs"]["infer"]["outputs"]
     assert Manifest.from_json(json.dumps(value)) == bundle_samples.manifest()
 

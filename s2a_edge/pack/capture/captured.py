@@ -19,7 +19,7 @@ from s2a_edge.pack.capture.features import (
 from s2a_edge.pack.capture.fixed_batch import open_batch
 from s2a_edge.pack.capture.modules import name_modules
 from s2a_edge.pack.capture.static_shapes import make_static
-from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.graph import FOLDED_KEY, shape_of
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing, Source
 
@@ -87,7 +87,8 @@ def _mark_batch_constants(graph: ir.Graph, given: set[str], batch: int) -> None:
     """
     for name, value in list(graph.initializers.items()):
         dims = shape_of(value)
-        if name not in given and len(dims) > 1 and dims[0] == batch:
+        folded = name not in given and FOLDED_KEY in value.metadata_props
+        if folded and len(dims) > 1 and dims[0] == batch:
             value.name = f"{name}_b{batch}"
 
 

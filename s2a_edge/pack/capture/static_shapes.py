@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from s2a_edge.pack.capture.sequences import Sequences
 from s2a_edge.pack.graph import (
+    FOLDED_KEY,
     IR_VERSION,
     MICROSOFT,
     OPSET,
@@ -29,6 +30,8 @@ from s2a_edge.spec.errors import InternalError, SourceError, UnsupportedOperator
 
 # Folding these would store a class token once per sample, as another weight for each batch.
 _BROADCASTS = frozenset({"Expand", "Tile"})
+_REARRANGED = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose",
+                         "Unsqueeze"})
 _RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
                      "Multinomial", "Bernoulli"})
 _STANDARD_DOMAINS = ("", "ai.onnx")
@@ -147,9 +150,19 @@ def become_constant(graph: ir.Graph, node: ir.Node, arrays: list[np.ndarray]) ->
         name = old.name
         old.name = None
         new = constant_value(name or "const", array)
+        if not _rearranges(node):
+            new.metadata_props[FOLDED_KEY] = "1"
         graph.register_initializer(new)
         old.replace_all_uses_with(new)
     graph.remove(node, safe=True)
+
+
+def _rearranges(node: ir.Node) -> bool:
+    """Whether the result is a parameter still: given as it is, or given and rearranged."""
+    source = node.inputs[0] if node.inputs else None
+    return node.op_type == "Constant" or (
+        node.op_type in _REARRANGED and source is not None
+        and FOLDED_KEY not in source.metadata_props)
 
 
 def constant_value(name: str, array: np.ndarray) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Convolution. With a frozen kernel the backward needs the kernel alone.
+"""Convolution. With a frozen kernel the backward needs the kernel alone, else the input too.
 
 Letters: N batch, C in-channels, M out-channels, H W in, P Q out, K kernel.
 """
@@ -10,8 +10,10 @@ import math
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import MICROSOFT, shape_of
+from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.rule import (
     Backward,
+    Forward,
     Gradients,
     Rule,
     int_attribute,
@@ -22,8 +24,13 @@ from s2a_edge.pack.rule import (
 
 
 def _conv_refuses(node: ir.Node) -> str | None:
-    kernel = node.inputs[1]
-    return None if is_constant(kernel) else "a kernel that is not frozen"
+    return None if at_hand(node.inputs[1]) else "a computed kernel"
+
+
+def _conv_forward(f: Forward) -> tuple[ir.Value, ...]:
+    if f.needs[1] and not at_hand(f.node.inputs[0]):
+        f.save("x", f.x(), "activation")
+    return f.emit()
 
 
 def conv_pads(node: ir.Node, in_shape: tuple[int, ...], kernel: tuple[int, ...],
@@ -68,8 +75,64 @@ def _input_gradient(b: Backward) -> ir.Value:
                 group=group, output_padding=extra if any(extra) else None)
 
 
+def _kernel_gradient(b: Backward) -> ir.Value:
+    """dW [M, C/group, *K] of Y [N, M, *P] by X [N, C, *H]."""
+    x = b.weight(0) if at_hand(b.node.inputs[0]) else b.saved("x")
+    kernel = b.shape(1)[2:]
+    strides = ints_attribute(b.node, "strides", [1] * len(kernel))
+    pads = conv_pads(b.node, b.shape(0), kernel, b.out_shape())
+    if math.prod(kernel) == 1 and not any(pads) and int_attribute(b.node, "group", 1) == 1:
+        return _point_kernel_gradient(b, x, strides)
+    return _window_kernel_gradient(b, x, strides, pads)
+
+
+def _point_kernel_gradient(b: Backward, x: ir.Value, strides: list[int]) -> ir.Value:
+    # 1x1: dW = Σ_n dY[n] X[n]ᵀ, a batch of products; or one product of transposed copies, where
+    # those are smaller than the batch's results.
+    g, dy = b.g, b.dy
+    spatial = len(strides)
+    if set(strides) != {1}:
+        stops = [(n - 1) * s + 1 for n, s in zip(b.out_shape()[2:], strides, strict=True)]
+        x = g.op("Slice", x, g.constant([0] * spatial), g.constant(stops),
+                 g.constant(list(range(2, 2 + spatial))), g.constant(strides))
+    (n, c), (m, positions) = shape_of(x)[:2], (b.out_shape()[1], math.prod(b.out_shape()[2:]))
+    x, dy = reshape(g, x, (n, c, positions)), reshape(g, dy, (n, m, positions))
+    if n > 1 and m * c > positions * (m + c):
+        x, dy = (reshape(g, g.op("Transpose", v, perm=[1, 0, 2]), (shape_of(v)[1], n * positions))
+                 for v in (x, dy))
+    dw = g.op("FusedMatMul", dy, x, domain=MICROSOFT, transB=1)
+    if len(shape_of(dw)) == 3:
+        dw = g.op("ReduceSum", dw, g.constant([0]), keepdims=0)
+    return reshape(g, dw, b.shape(1))
+
+
+def _window_kernel_gradient(b: Backward, x: ir.Value, strides: list[int], pads: list[int],
+                            ) -> ir.Value:
+    # Samples and channels change places: dW is the convolution of X with dY as its kernel, where
+    # strides and dilations change places too. X's groups stand beside each other as channels.
+    g = b.g
+    group = int_attribute(b.node, "group", 1)
+    (n, c), out, kernel = b.shape(0)[:2], b.out_shape(), b.shape(1)[2:]
+    axes = list(range(2, 2 + len(kernel)))
+    dilations = ints_attribute(b.node, "dilations", [1] * len(kernel))
+    if group > 1:
+        x = reshape(g, x, (n, group, c // group, *b.shape(0)[2:]))
+        x = g.op("Transpose", x, perm=[2, 1, 0, *(a + 1 for a in axes)])
+        x = reshape(g, x, (c // group, group * n, *b.shape(0)[2:]))
+    else:
+        x = g.op("Transpose", x, perm=[1, 0, *axes])
+    dy = reshape(g, g.op("Transpose", b.dy, perm=[1, 0, *axes]), (out[1], n, *out[2:]))
+    dw = g.op("Conv", x, dy, strides=dilations, dilations=strides, pads=pads, group=group)
+    if shape_of(dw)[2:] != kernel:  # positions that the strides left over
+        dw = g.op("Slice", dw, g.constant([0] * len(kernel)), g.constant(list(kernel)),
+                  g.constant(axes))
+    return g.op("Transpose", dw, perm=[1, 0, *axes])
+
+
 def _conv_backward(b: Backward) -> Gradients:
     grads: list[ir.Value | None] = [None] * len(b.needs)
+    if b.needs[1]:
+        grads[1] = _kernel_gradient(b)
     if len(b.needs) > 2 and b.needs[2]:
         axes = [0, *range(2, len(b.out_shape()))]
         grads[2] = b.g.op("ReduceSum", b.dy, b.g.constant(axes), keepdims=0)
@@ -99,10 +162,12 @@ def _conv_transpose_refuses(node: ir.Node) -> str | None:
     auto = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     if auto.startswith("SAME"):
         return f"auto_pad {auto}"
-    return "output_shape" if node.attributes.get_ints("output_shape") else _conv_refuses(node)
+    if node.attributes.get_ints("output_shape"):
+        return "output_shape"
+    return None if is_constant(node.inputs[1]) else "a kernel that is not frozen"
 
 
 RULES = {
-    ("", "Conv"): Rule(_conv_backward, refuses=_conv_refuses),
+    ("", "Conv"): Rule(_conv_backward, _conv_forward, _conv_refuses),
     ("", "ConvTranspose"): Rule(_conv_transpose_backward, refuses=_conv_transpose_refuses),
 }
