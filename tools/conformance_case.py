@@ -22,8 +22,9 @@ class Case:
 
     Attributes:
         name: of its row in the table.
-        library: ``timm`` or ``hf``.
-        model: what ``timm.create_model`` takes, or a configuration class of transformers.
+        library: ``timm``, ``torchvision`` or ``hf``.
+        model: what ``timm.create_model`` takes, a function of torchvision.models, or a
+            configuration class of transformers.
         arguments: of it; they make the model small, never another architecture.
         shape: of one sample, without the batch; one axis is a text of so many tokens.
         pool: as ``--pool``.
@@ -45,12 +46,24 @@ def build(case: Case, seed: int = 0) -> nn.Module:
         timm = importlib.import_module("timm")
         module: nn.Module = timm.create_model(case.model, pretrained=False, num_classes=0,
                                               **case.arguments)
+    elif case.library == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        module = _without_classifier(getattr(models, case.model)(weights=None, **case.arguments))
     else:
         transformers = importlib.import_module("transformers")
         config = getattr(transformers, case.model)(**case.arguments)
         module = transformers.AutoModel.from_config(config, attn_implementation="eager")
     draw_weights(module)
     return module.eval().requires_grad_(False)
+
+
+def _without_classifier(module: nn.Module) -> nn.Module:
+    """Ends in what the last linear layer reads; a convolution as classifier stays."""
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if linear:
+        parent, _, child = linear[-1].rpartition(".")
+        setattr(module.get_submodule(parent), child, nn.Identity())
+    return module
 
 
 def draw_weights(module: nn.Module) -> None:

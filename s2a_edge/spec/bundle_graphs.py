@@ -1,8 +1,8 @@
 """Whether a bundle's graphs are what the runtime is about to trust them to be.
 
 Two questions. *Is it safe to load?* External data only from ``weights.bin``, inside it; operators
-of the standard domain and FusedMatMul; no subgraphs, functions or sparse tensors; an opset and IR
-that the oldest supported runtime reads. *Does it fit the manifest?* Exactly the inputs and outputs
+of the standard domain, FusedMatMul and QuickGelu; no subgraphs, functions or sparse tensors; an
+opset and IR that the oldest supported runtime reads. *Does it fit the manifest?* Exactly the inputs and outputs
 that follow from it, with their dtypes and static shapes.
 """
 
@@ -21,7 +21,8 @@ from s2a_edge.spec.task_ports import Ports, evaluation_outputs, loss_inputs, tra
 
 MAX_OPSET = 23
 MAX_IR_VERSION = 10  # onnxruntime 1.19 reads no newer one
-_MICROSOFT_OPERATORS = frozenset({"FusedMatMul"})
+# QuickGelu with alpha 1 is SiLU, which ONNX has no operator for before opset 24.
+_MICROSOFT_OPERATORS = frozenset({"FusedMatMul", "QuickGelu"})
 _ADAMW_SCALARS = ("beta1", "beta2", "eps", "correction1", "correction2")
 _SGD_SCALARS = ("momentum",)
 
@@ -49,7 +50,8 @@ def check_safe(facts: ModelFacts, file: str, weights_bytes: int) -> None:
     """
     for domain, op_type in sorted(facts.operators):
         if domain != "" and not (domain == "com.microsoft" and op_type in _MICROSOFT_OPERATORS):
-            _refuse(file, "standard ONNX operators and FusedMatMul", ascii(f"{domain}.{op_type}"))
+            _refuse(file, "standard ONNX operators, FusedMatMul and QuickGelu",
+                    ascii(f"{domain}.{op_type}"))
     for has, what in (
         (facts.has_subgraphs, "a node with a graph inside"),
         (facts.has_functions, "functions or training information"),
