@@ -2,8 +2,8 @@
 
 Two questions. *Is it safe to load?* External data only from ``weights.bin``, inside it; operators
 of the standard domain, FusedMatMul and QuickGelu; no subgraphs, functions or sparse tensors; an
-opset and IR that the oldest supported runtime reads. *Does it fit the manifest?* Exactly the inputs and outputs
-that follow from it, with their dtypes and static shapes.
+opset and IR that the oldest supported runtime reads. *Does it fit the manifest?* Exactly the inputs
+and outputs that follow from it, with their dtypes and static shapes.
 """
 
 from __future__ import annotations
