@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import CONSTANT_KEY, MICROSOFT, OPSET
+from s2a_edge.pack.graph import CONSTANT_KEY, MICROSOFT, OPSET, PART_KEY, shape_of
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import WeightEntry
@@ -34,7 +34,7 @@ def frozen_tensors(models: Iterable[ir.Model]) -> dict[str, ir.TensorProtocol]:
     for model in models:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or not is_weight(value):
+            if tensor is None or not is_weight(value) or PART_KEY in value.metadata_props:
                 continue
             before = found.setdefault(name, tensor)
             if before is not tensor and not _equal(before, tensor):
@@ -81,11 +81,8 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     kept = {name: graph.initializers[name].const_value for name in used}
     try:
         for name in used:
-            entry = weights[name]
-            graph.initializers[name].const_value = ir.ExternalTensor(
-                WEIGHTS_NAME, entry.offset, entry.size_bytes, ir.DataType.from_numpy(
-                    np.dtype(entry.dtype)),
-                shape=ir.Shape(list(entry.shape)), name=name, base_dir=path.parent)
+            graph.initializers[name].const_value = _external(
+                graph.initializers[name], weights, path.parent)
         proto = ir.to_proto(model)
     finally:
         for name, tensor in kept.items():
@@ -105,6 +102,20 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     with storage_errors(path, "to write a graph"):
         path.write_bytes(proto.SerializeToString())
     return used
+
+
+def _external(value: ir.Value, weights: Mapping[str, WeightEntry], folder: Path,
+              ) -> ir.ExternalTensor:
+    """Where the bytes of ``value`` stand in ``weights.bin``: a matrix, or a run of its rows."""
+    part = value.metadata_props.get(PART_KEY)
+    first, _, name = part.partition(":") if part else ("0", "", str(value.name))
+    entry = weights[name]
+    shape = list(entry.shape) if part is None else list(shape_of(value))
+    row_bytes = entry.size_bytes // entry.shape[0] if entry.shape else 0
+    size_bytes = row_bytes * shape[0] if part else entry.size_bytes
+    return ir.ExternalTensor(WEIGHTS_NAME, entry.offset + int(first) * row_bytes, size_bytes,
+                             ir.DataType.from_numpy(np.dtype(entry.dtype)),
+                             shape=ir.Shape(shape), name=str(value.name), base_dir=folder)
 
 
 def check_emitted(model: ir.Model) -> None:

@@ -28,6 +28,8 @@ CONSTANT_KEY = "s2a.constant"
 FOLDED_KEY = "s2a.folded"
 # Marks nodes whose outputs are cheaper to compute again in the backward than to keep.
 RECOMPUTE_KEY = "s2a.recompute"
+# Marks an initializer that is a run of rows of a stored matrix: "<first row>:<name of the matrix>".
+PART_KEY = "s2a.part"
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 # Values whose *content* decides an output shape; onnx needs the data to infer those.
@@ -256,6 +258,6 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 __all__ = [
     "CONSTANT_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET",
-    "RECOMPUTE_KEY", "GraphBuilder",
-    "dtype_of", "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
+    "PART_KEY", "RECOMPUTE_KEY", "GraphBuilder", "dtype_of", "infer_outputs", "model_of",
+    "module_of", "nbytes_of", "shape_of",
 ]
