@@ -25,6 +25,7 @@ from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.regroup import slices_to_splits
 from s2a_edge.pack.schedule import schedule
+from s2a_edge.pack.slice_products import read_transposed, slice_products
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import TunedBlock
 
@@ -83,13 +84,17 @@ def compile_backbone(captured: Captured, options: PackOptions,
         on_stage("normalize", f"batch {batch}")
         by_batch[batch] = adapted_backbone(captured, batch, options)[1]
     _same_trainables(by_batch)
+    inference = forward_model(by_batch[_INFER_BATCH], "infer")
+    sliced = {batch: slice_products(whole) for batch, whole in by_batch.items()}
+    by_batch = {batch: s.adapted for batch, s in sliced.items()}
+    adapted = by_batch[largest]
+    read_transposed(inference, sliced[largest].transposed)
     precision = Precision(options.bits, options.attention)
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
     steps = {b: differentiate(by_batch[b], precision, options.loss) for b in batches}
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     references = {largest: differentiate(adapted, Precision(32, "store"), options.loss)}
     evaluation = forward_model(adapted, "eval")
-    inference = forward_model(by_batch[_INFER_BATCH], "infer")
     for model in (*(s.model for s in (*steps.values(), *references.values())), evaluation,
                   inference):
         lower(model)

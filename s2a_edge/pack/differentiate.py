@@ -198,7 +198,8 @@ class _Environment:
         if value not in self._map:
             assert value.const_value is not None, f"{value.name} is used before it is made"
             copy = ir.Value(name=value.name, type=value.type, shape=value.shape,
-                            const_value=value.const_value)
+                            const_value=value.const_value,
+                            metadata_props=dict(value.metadata_props))
             assert value.name not in self.g.initializers, f"two tensors named {value.name}"
             self.g.initializers[value.name or ""] = copy
             self._map[value] = copy

@@ -60,7 +60,24 @@ def emit_weights(models: Sequence[ir.Model], path: Path) -> tuple[WeightEntry, .
         StorageError: if the disk refuses.
     """
     tensors = frozen_tensors(models)
-    return tuple(write_weights(path, ((name, t.numpy()) for name, t in tensors.items())))
+    wholes = tuple(write_weights(path, ((name, t.numpy()) for name, t in tensors.items())))
+    return (*wholes, *_parts(models, {entry.name: entry for entry in wholes}))
+
+
+def _parts(models: Iterable[ir.Model], wholes: Mapping[str, WeightEntry]) -> list[WeightEntry]:
+    """Where the initializers stand that are runs of rows of written tensors."""
+    found: dict[str, WeightEntry] = {}
+    for model in models:
+        for name, value in model.graph.initializers.items():
+            if PART_KEY not in value.metadata_props:
+                continue
+            first, _, of = value.metadata_props[PART_KEY].partition(":")
+            whole, shape = wholes[of], shape_of(value)
+            row_bytes = whole.size_bytes // whole.shape[0]
+            found[name] = WeightEntry(name, whole.dtype, shape,
+                                      whole.offset + int(first) * row_bytes,
+                                      shape[0] * row_bytes, of)
+    return list(found.values())
 
 
 def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, *,
@@ -81,8 +98,11 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     kept = {name: graph.initializers[name].const_value for name in used}
     try:
         for name in used:
-            graph.initializers[name].const_value = _external(
-                graph.initializers[name], weights, path.parent)
+            entry = weights[name]
+            graph.initializers[name].const_value = ir.ExternalTensor(
+                WEIGHTS_NAME, entry.offset, entry.size_bytes, ir.DataType.from_numpy(
+                    np.dtype(entry.dtype)),
+                shape=ir.Shape(list(entry.shape)), name=name, base_dir=path.parent)
         proto = ir.to_proto(model)
     finally:
         for name, tensor in kept.items():
@@ -102,20 +122,6 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     with storage_errors(path, "to write a graph"):
         path.write_bytes(proto.SerializeToString())
     return used
-
-
-def _external(value: ir.Value, weights: Mapping[str, WeightEntry], folder: Path,
-              ) -> ir.ExternalTensor:
-    """Where the bytes of ``value`` stand in ``weights.bin``: a matrix, or a run of its rows."""
-    part = value.metadata_props.get(PART_KEY)
-    first, _, name = part.partition(":") if part else ("0", "", str(value.name))
-    entry = weights[name]
-    shape = list(entry.shape) if part is None else list(shape_of(value))
-    row_bytes = entry.size_bytes // entry.shape[0] if entry.shape else 0
-    size_bytes = row_bytes * shape[0] if part else entry.size_bytes
-    return ir.ExternalTensor(WEIGHTS_NAME, entry.offset + int(first) * row_bytes, size_bytes,
-                             ir.DataType.from_numpy(np.dtype(entry.dtype)),
-                             shape=ir.Shape(shape), name=str(value.name), base_dir=folder)
 
 
 def check_emitted(model: ir.Model) -> None:

@@ -119,6 +119,10 @@ def _columns(width: int, depth: int, item_bytes: int) -> int:
     return max(fitting, default=width)
 
 
+def _item_bytes(value: ir.Value) -> int:
+    return dtype_of(value).bitwidth // 8
+
+
 def _stored(weight: ir.Value) -> ir.Value:
     """The whole matrix transposed, [N, K], under its name; computed when it is written."""
     source, name = weight.const_value, str(weight.name)
@@ -198,14 +202,14 @@ class _Slicer:
         if first is None or second is None or act is None:
             return False
         depth, width = shape_of(first.weight)
-        item_bytes = dtype_of(first.weight).itemsize
+        item_bytes = _item_bytes(first.weight)
         columns = _columns(width, depth, item_bytes)
         if columns == width or columns * shape_of(second.weight)[1] * item_bytes % _PAGE_BYTES:
             return False
         g, lead = self.g, shape_of(first.out)[:-1]
         rows = self._rows(first.x)
         biases = self._split(first.bias, [columns] * (width // columns))
-        total = second.bias
+        total: ir.Value | None = None
         for number, bias in enumerate(biases):
             start = number * columns
             hidden = self._product(rows, first, bias, start, start + columns)
@@ -213,8 +217,11 @@ class _Slicer:
             made = g.op(act.op_type, self._view(hidden, (*lead, columns)),
                         domain=act.domain, **{k: a.value for k, a in act.attributes.items()})
             g.module = module_of(second.product)
-            total = g.op("Gemm", self._view(made, (math.prod(lead), columns)),
-                         _part(second.weight, start, start + columns, transposed=False), total)
+            term = g.op("Gemm", self._view(made, (math.prod(lead), columns)),
+                        _part(second.weight, start, start + columns, transposed=False))
+            # An Add: as the product's third operand it would be copied first.
+            total = g.op("Add", second.bias if total is None else total, term)
+        assert total is not None
         self._replace(second.out, self._view(total, shape_of(second.out)))
         return True
 
@@ -235,8 +242,7 @@ class _Slicer:
         unit = math.prod(dims[axis + 1:])
         sizes = [math.prod(shape_of(v)) // math.prod(lead) for v in split.outputs]
         if (math.prod(dims[:axis]) != math.prod(lead) or dims[axis] * unit != width
-                or any(s * depth * dtype_of(linear.weight).itemsize % _PAGE_BYTES
-                       for s in sizes)):
+                or any(s * depth * _item_bytes(linear.weight) % _PAGE_BYTES for s in sizes)):
             return False
         rows, start = self._rows(linear.x), 0
         for out, bias, size in zip(split.outputs, self._split(linear.bias, sizes), sizes,
@@ -279,6 +285,8 @@ class _Slicer:
         return self.g.op("Reshape", value, self.g.constant(list(shape)))
 
     def _replace(self, old: ir.Value, new: ir.Value) -> None:
+        name, old.name = old.name, self.g.unique(f"{old.name}_whole")
+        new.name = name
         self._env[old] = new
 
 

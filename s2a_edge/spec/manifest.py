@@ -215,13 +215,17 @@ class Precision:
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """A frozen tensor in ``weights.bin``, little-endian, row-major, at a page boundary."""
+    """A frozen tensor in ``weights.bin``, little-endian, row-major, at a page boundary.
+
+    ``part_of``: it is a run of rows of that other tensor, whose bytes it shares.
+    """
 
     name: Name
     dtype: WeightDType
     shape: Annotated[tuple[Annotated[int, Span(0, MAX_DIM)], ...], Length(0, MAX_RANK)]
     offset: ByteCount
     size_bytes: ByteCount
+    part_of: Name | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def check_consistency(manifest: Manifest) -> None:
 
 
 def check_weight_table(weights: Sequence[WeightEntry]) -> None:
-    """Every tensor has the bytes of its shape, starts at a page, and shares no byte.
+    """Every tensor has the bytes of its shape, starts at a page, and shares none but its parts'.
 
     Raises:
         BundleError: names the offending entry.
@@ -41,13 +41,35 @@ def check_weight_table(weights: Sequence[WeightEntry]) -> None:
             refuse(f"{place}.size_bytes", f"{size_bytes} for its shape", str(entry.size_bytes))
         if entry.offset % WEIGHTS_ALIGNMENT_BYTES:
             refuse(f"{place}.offset", f"a multiple of {WEIGHTS_ALIGNMENT_BYTES}", str(entry.offset))
-    used = sorted((e.offset, e.offset + e.size_bytes, i) for i, e in enumerate(weights))
+    _check_parts(weights)
+    used = sorted((e.offset, e.offset + e.size_bytes, i) for i, e in enumerate(weights)
+                  if e.part_of is None)
     end_so_far = 0
     for start, end, i in used:
         if start < end_so_far and start < end:
             got = f"offset {start} inside the tensor before it"
             refuse(f"manifest.json: weights[{i}].offset", "tensors that do not overlap", got)
         end_so_far = max(end_so_far, end)
+
+
+def _check_parts(weights: Sequence[WeightEntry]) -> None:
+    """Every part is a run of rows of a tensor that is there and is no part itself."""
+    wholes = {e.name: e for e in weights if e.part_of is None}
+    for i, entry in enumerate(weights):
+        if entry.part_of is None:
+            continue
+        place = f"manifest.json: weights[{i}]"
+        whole = wholes.get(entry.part_of)
+        if whole is None:
+            refuse(f"{place}.part_of", "a tensor of its own in weights", ascii(entry.part_of))
+        if (entry.dtype, entry.shape[1:]) != (whole.dtype, whole.shape[1:]) or not entry.shape:
+            refuse(place, f"rows of {whole.dtype}{list(whole.shape)}",
+                   f"{entry.dtype}{list(entry.shape)}")
+        row_bytes = math.prod(whole.shape[1:]) * ITEM_BYTES[whole.dtype]
+        first = entry.offset - whole.offset
+        if first < 0 or first + entry.size_bytes > whole.size_bytes or (
+                row_bytes and first % row_bytes):
+            refuse(f"{place}.offset", f"a row of {whole.name}", str(entry.offset))
 
 
 def _check_names(manifest: Manifest) -> None:

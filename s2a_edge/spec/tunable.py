@@ -63,7 +63,8 @@ def frozen_parameters(manifest: Manifest) -> int:
     if given is not None:
         return given
     # Bundles of earlier versions: small frozen tensors are inside the graphs, and left out here.
-    return sum(math.prod(w.shape) for w in manifest.weights if w.dtype.startswith("float"))
+    wholes = (w for w in manifest.weights if w.part_of is None)
+    return sum(math.prod(w.shape) for w in wholes if w.dtype.startswith("float"))
 
 
 __all__ = ["ALL", "WITHOUT_HEAD", "TrainableGroup", "adapter_of", "frozen_parameters",

@@ -20,6 +20,7 @@ from s2a_edge.pack.differentiate import (
 from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.graph import GraphBuilder, model_of, module_of, shape_of
 from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.slice_products import slice_products
 from s2a_edge.spec.errors import UnsupportedOperatorError
 from tests.pack.compiled import adapted, batch_of, check_static, compiled, parameters, run
 
@@ -141,7 +142,7 @@ def test_a_bias_that_leads_nowhere_else_gets_its_gradient_and_no_more() -> None:
 
 
 def test_values_keep_the_names_of_the_backbone() -> None:
-    made = adapted("tiny_vit", 4)
+    made = slice_products(adapted("tiny_vit", 4)).adapted
     step = compiled("tiny_vit", bits=4).steps[4].model
     names = {v.name for n in step.graph for v in n.outputs}
     expected = {v.name for n in made.nodes for v in n.outputs if v.name}

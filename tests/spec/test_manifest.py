@@ -124,6 +124,7 @@ def test_json_is_the_contract() -> None:
             "shape": [6, 5],
             "offset": 0,
             "size_bytes": 120,
+            "part_of": None,
         }
     ]
     assert value["graphs"]["train"][0]["plan"]["at_peak"] == {"saved": 600, "working": 400}
@@ -193,7 +194,7 @@ def test_every_missing_and_every_unknown_key_is_refused() -> None:
         ):
             continue  # open maps: no key of theirs is required
         later = (("task", "output"), ("graphs", "infer", "inputs"), ("graphs", "infer", "outputs"))
-        if path[0] in ("precision", "tuning") or path in later:
+        if path[0] in ("precision", "tuning") or path in later or path[-1] == "part_of":
             continue  # later than the first release: may be missing
 
         def without(holder: Any, key: str = path[-1]) -> Any:
@@ -285,6 +286,29 @@ def test_overlapping_weights_are_refused() -> None:
     )
     with pytest.raises(BundleError, match=r"weights\[1\].offset.*do not overlap"):
         dataclasses.replace(bundle_samples.manifest(), weights=table).to_json()
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [
+        (WeightEntry("p", "uint8", (1, 4096), 4096, 4096, "whole"), None),
+        (WeightEntry("p", "uint8", (3, 4096), 0, 3 * 4096, "whole"), None),
+        (WeightEntry("p", "uint8", (1, 4096), 4096, 4096, "none"), r"weights\[1\].part_of"),
+        (WeightEntry("p", "uint8", (1, 4096), 4096, 4096, "p"), r"weights\[1\].part_of"),
+        (WeightEntry("p", "uint8", (2, 2048), 4096, 4096, "whole"), r"weights\[1\]: expected rows"),
+        (WeightEntry("p", "int8", (1, 4096), 4096, 4096, "whole"), r"weights\[1\]: expected rows"),
+        (WeightEntry("p", "uint8", (2, 4096), 8192, 8192, "whole"), r"weights\[1\].offset"),
+    ],
+)
+def test_parts_are_rows_of_their_whole(part: WeightEntry, fault: str | None) -> None:
+    table = (WeightEntry("whole", "uint8", (3, 4096), 0, 3 * 4096), part,
+             WeightEntry("backbone.weight", "uint8", (3,), 12288, 3))
+    manifest = dataclasses.replace(bundle_samples.manifest(), weights=table)
+    if fault is None:
+        assert Manifest.from_json(manifest.to_json()).weights == table
+        return
+    with pytest.raises(BundleError, match=fault):
+        manifest.to_json()
 
 
 @pytest.mark.parametrize(
