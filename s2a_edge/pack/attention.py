@@ -6,13 +6,15 @@ saved; the backward computes it again from the kept q and k.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, shape_of
-from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.graph import MICROSOFT, module_of, shape_of
+from s2a_edge.pack.precision import Policy
+from s2a_edge.pack.saving import saved_key
 
 _PRODUCTS = (("", "MatMul"), (MICROSOFT, "FusedMatMul"))
 
@@ -32,13 +34,17 @@ class AttentionChains:
     with_values: dict[ir.Node, tuple[ir.Value, ...]] = field(default_factory=dict)
 
 
-def attention_chains(nodes: Iterable[ir.Node], flowing: set[ir.Value], precision: Precision,
+def attention_chains(nodes: Iterable[ir.Node], flowing: set[ir.Value], policy: Policy,
                      ) -> AttentionChains:
-    """The attention blocks of a graph for which ``precision`` prefers recomputation."""
+    """The attention blocks of a graph for which ``policy`` wants recomputation."""
     found = AttentionChains()
+    seen: Counter[str] = Counter()
     for node in nodes:
         if node.op_type != "Softmax" or node.outputs[0] not in flowing:
             continue
+        module = module_of(node)
+        key = saved_key(module, "probability", seen[module])
+        seen[module] += 1
         chain = _chain(node)
         if chain is None or not all(v in flowing for v in chain[0].inputs):
             continue
@@ -47,7 +53,7 @@ def attention_chains(nodes: Iterable[ir.Node], flowing: set[ir.Value], precision
         assert q is not None
         transposed = chain[0].attributes.get_int("transA", 0)
         width = shape_of(q)[-2 if transposed else -1]
-        if not precision.recompute_probabilities(tokens, width):
+        if not policy.recompute_probabilities(tokens, width, key=key):
             continue
         found.by_softmax[node] = chain
         found.by_product[chain[0]] = chain

@@ -28,9 +28,9 @@ from s2a_edge.pack.graph import (
 from s2a_edge.pack.loss import attach_loss
 from s2a_edge.pack.ops import RULES
 from s2a_edge.pack.ops.linear import at_hand
-from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.rule import Backward, Forward
-from s2a_edge.pack.saving import SavedValue, SavedValues
+from s2a_edge.pack.saving import SavedValue, SavedValues, Tap
 from s2a_edge.spec.errors import UnsupportedOperatorError
 from s2a_edge.spec.task_ports import Loss
 
@@ -112,9 +112,9 @@ def require_rules(adapted: Adapted) -> None:
         "a rule in s2a_edge/pack/ops (ARCHITECTURE.md)")
 
 
-def differentiate(adapted: Adapted, precision: Precision, loss: Loss = "cross_entropy",
-                  ) -> StepGraph:
-    """Builds the training step of ``adapted``.
+def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy",
+                  tap: Tap | None = None) -> StepGraph:
+    """Builds the training step of ``adapted``, with saved values kept as ``policy`` says.
 
     Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``param.*``; ``acc.*``.
     Outputs: ``loss`` []; ``logits`` [N, C]; ``acc_out.*`` = acc + gradient. All float32.
@@ -125,7 +125,7 @@ def differentiate(adapted: Adapted, precision: Precision, loss: Loss = "cross_en
     require_rules(adapted)
     trainables = adapted.trainables
     work = _Differentiator(adapted.nodes, adapted.data_inputs, [t.value for t in trainables],
-                           [adapted.logits], adapted.names, precision)
+                           [adapted.logits], adapted.names, policy, tap)
     g = work.g
     work.forward()
     logits = work.env.enter(adapted.logits)
@@ -149,7 +149,7 @@ def differentiate(adapted: Adapted, precision: Precision, loss: Loss = "cross_en
 
 
 def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
-                            outputs: Sequence[ir.Value], precision: Precision) -> StepGraph:
+                            outputs: Sequence[ir.Value], policy: Policy) -> StepGraph:
     """The bare machine: outputs and, for seeds ``dy_<i>``, the gradients ``d_<input>``.
 
     For checking rules one by one; float32 or float64. Every floating-point input is
@@ -158,7 +158,7 @@ def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]
     names = {name for node in nodes
              for name in (node.name, *(v.name for v in (*node.inputs, *node.outputs) if v)) if name}
     wrt = [v for v in inputs if v.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)]
-    work = _Differentiator(nodes, inputs, wrt, outputs, names, precision)
+    work = _Differentiator(nodes, inputs, wrt, outputs, names, policy)
     work.forward()
     seeds = {v: work.g.input(f"dy_{i}", dtype_of(v), shape_of(v)) for i, v in enumerate(outputs)}
     gradients: dict[ir.Value, ir.Value] = {}
@@ -234,15 +234,15 @@ class _Differentiator:
 
     def __init__(self, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
                  wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Iterable[str],
-                 precision: Precision) -> None:
+                 policy: Policy, tap: Tap | None = None) -> None:
         self.nodes = nodes
         self.g = GraphBuilder(taken=names)
         self.env = _Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
-        self.saved = SavedValues(self.g, precision)
+        self.saved = SavedValues(self.g, policy, tap)
         self.wrt = wrt
         self.flowing = gradient_values(nodes, wrt, outputs)
         self.keys: dict[ir.Node, dict[str, tuple[int, str]]] = {}
-        self.chains = attention_chains(nodes, self.flowing, precision)
+        self.chains = attention_chains(nodes, self.flowing, policy)
 
     def forward(self) -> None:
         """Emits all forward nodes, with encoders where values are declared saved."""

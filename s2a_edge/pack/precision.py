@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from s2a_edge.pack.codecs import Codec, codec_for
 from s2a_edge.pack.codecs.activations import DERIVATIVES
@@ -22,6 +22,32 @@ Attention = Literal["auto", "store", "recompute"]
 BITS = (2, 4, 8, 16, 32)
 
 
+class Policy(Protocol):
+    """Decides how each saved value is kept."""
+
+    def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False, key: str = "",
+              ) -> Codec:
+        """The codec of a saved value of ``kind`` and ``shape``.
+
+        Args:
+            kind: see ``rule.Forward.save``.
+            shape: static shape of the value.
+            recomputes: whether attention probabilities are recomputed from it.
+            key: of the value (``saving.SavedValue``).
+        """
+        ...
+
+    def recompute_probabilities(self, tokens: int, width: int, *, key: str = "") -> bool:
+        """Whether P [.., tokens, tokens] of heads of ``width`` is recomputed in the backward.
+
+        Args:
+            tokens: length of a row of P.
+            width: of a head.
+            key: of P.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Precision:
     """The fixed policy: one number of bits, and what happens to attention probabilities."""
@@ -29,14 +55,9 @@ class Precision:
     bits: int = 4
     attention: Attention = "auto"
 
-    def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False) -> Codec:
-        """The codec of a saved value of ``kind`` and ``shape``.
-
-        Args:
-            kind: see ``rule.Forward.save``.
-            shape: static shape of the value.
-            recomputes: whether attention probabilities are recomputed from it.
-        """
+    def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False, key: str = "",
+              ) -> Codec:
+        """See :meth:`Policy.codec`; values of a kind are treated alike, whatever their key."""
         if kind == "exact" or (kind == "activation" and len(shape) <= 2):
             # Per-row statistics and pooled features: thousandths of the bytes, full accuracy.
             return ExactCodec("activation")
@@ -51,8 +72,8 @@ class Precision:
             return HalfDerivative(kind)
         return codec_for(kind, bits, shape)
 
-    def recompute_probabilities(self, tokens: int, width: int) -> bool:
-        """Whether P [.., tokens, tokens] of heads of ``width`` is recomputed in the backward."""
+    def recompute_probabilities(self, tokens: int, width: int, *, key: str = "") -> bool:
+        """See :meth:`Policy.recompute_probabilities`."""
         if self.attention != "auto":
             return self.attention == "recompute"
         if self.bits >= 16:

@@ -7,6 +7,7 @@ give back what the code had saved.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.codecs import Codec
 from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
-from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.precision import Policy
 
 # Nodes between two uses within which the decoded value is kept: about one attention block.
 _NEAR_NODES = 64
@@ -25,6 +26,8 @@ class SavedValue:
     """What is kept of one forward value.
 
     Attributes:
+        key: names it alike in the graphs of all micro-batches and at all precisions:
+            ``module:kind:n``, the n-th of its kind there.
         value: its name in the graph.
         module: where it arises.
         kind: what it is to the backward (``rule.Forward.save``).
@@ -34,6 +37,7 @@ class SavedValue:
         stored_bytes: bytes of the stored tensors, scales included.
     """
 
+    key: str
     value: str
     module: str
     kind: str
@@ -41,6 +45,11 @@ class SavedValue:
     bits: float
     shape: tuple[int, ...]
     stored_bytes: int
+
+
+def saved_key(module: str, kind: str, number: int) -> str:
+    """The key of the ``number``-th value of ``kind`` that ``module`` saves."""
+    return f"{module}:{kind}:{number}"
 
 
 def _form(kind: str) -> str:
@@ -56,17 +65,30 @@ def _form(kind: str) -> str:
 @dataclass
 class _Record:
     info: SavedValue
+    value: ir.Value
     decode: Callable[[], ir.Value]
     decoded: ir.Value | None = None
     used_at: int = 0
 
 
-class SavedValues:
-    """The store between forward and backward of one graph under construction."""
+# Called with the graph, the key, the forward value and the decoded one; returns what is read.
+Tap = Callable[[GraphBuilder, str, ir.Value, ir.Value], ir.Value]
 
-    def __init__(self, g: GraphBuilder, precision: Precision) -> None:
+
+class SavedValues:
+    """The store between forward and backward of one graph under construction.
+
+    Args:
+        g: where nodes are appended.
+        policy: which codec keeps what.
+        tap: sees every value that the backward decodes or recomputes.
+    """
+
+    def __init__(self, g: GraphBuilder, policy: Policy, tap: Tap | None = None) -> None:
         self._g = g
-        self._precision = precision
+        self._policy = policy
+        self._tap = tap
+        self._declared: Counter[str] = Counter()
         self._records: dict[tuple[int, str], _Record] = {}
         # The ids above stay valid only while the values live.
         self._alive: list[ir.Value] = []
@@ -81,20 +103,24 @@ class SavedValues:
             return key
         # What can be computed again can be so as a value; masks and derivatives are kept.
         again = self.recomputations.get(id(value)) if key[1] == "" else None
-        self._records[key] = self._recomputed(value, kind, again) if again is not None \
-            else self._encoded(value, kind)
+        group = f"{self._g.module}:{kind}"
+        name = saved_key(self._g.module, kind, self._declared[group])
+        self._declared[group] += 1
+        self._records[key] = self._recomputed(name, value, kind, again) if again is not None \
+            else self._encoded(name, value, kind)
         self._alive.append(value)
         return key
 
-    def _recomputed(self, value: ir.Value, kind: str, again: Callable[[], ir.Value]) -> _Record:
-        info = SavedValue(value.name or "", self._g.module, kind, "recompute", 0.0,
+    def _recomputed(self, key: str, value: ir.Value, kind: str, again: Callable[[], ir.Value],
+                    ) -> _Record:
+        info = SavedValue(key, value.name or "", self._g.module, kind, "recompute", 0.0,
                           shape_of(value), 0)
-        return _Record(info, again)
+        return _Record(info, value, again)
 
-    def _encoded(self, value: ir.Value, kind: str) -> _Record:
+    def _encoded(self, key: str, value: ir.Value, kind: str) -> _Record:
         shape = shape_of(value)
-        codec: Codec = self._precision.codec(
-            kind, shape, recomputes=id(value) in self.recompute_leaves)
+        codec: Codec = self._policy.codec(
+            kind, shape, recomputes=id(value) in self.recompute_leaves, key=key)
         stored = codec.encode(self._g, value)
         size = 0
         for part in stored:
@@ -102,9 +128,9 @@ class SavedValues:
             if id(part) not in self._kept:  # uncompressed, two forms of a value are one tensor
                 self._kept[id(part)] = part
                 size += nbytes_of(part)
-        info = SavedValue(value.name or "", self._g.module, kind, codec.name, codec.bits, shape,
-                          size)
-        return _Record(info, lambda: codec.decode(self._g, stored, shape))
+        info = SavedValue(key, value.name or "", self._g.module, kind, codec.name, codec.bits,
+                          shape, size)
+        return _Record(info, value, lambda: codec.decode(self._g, stored, shape))
 
     def recall(self, key: tuple[int, str]) -> ir.Value:
         """The decoded value, decoded here if it is not at hand."""
@@ -113,6 +139,9 @@ class SavedValues:
         if record.decoded is None or now - record.used_at > _NEAR_NODES:
             kind, self._g.kind = self._g.kind, "working"
             record.decoded = record.decode()
+            if self._tap is not None:
+                record.decoded = self._tap(self._g, record.info.key, record.value,
+                                           record.decoded)
             self._g.kind = kind
         record.used_at = len(self._g.nodes)
         return record.decoded

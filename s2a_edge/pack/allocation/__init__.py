@@ -1,0 +1,1 @@
+"""Precision allocation: how many bits each saved value gets, by measured gradient error."""
