@@ -58,6 +58,15 @@ class Gauge:
         self._values: dict[str, ort.OrtValue] = {}
         self._exact: dict[str, NDArray[np.float32]] = {}
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Positions in the step at which measurements begin."""
+        return tuple(self._starts)
+
+    def exact(self, key: str) -> ort.OrtValue:
+        """What the backward reads of the value ``key`` uncompressed, in the present batch."""
+        return self._values[self.points[key].exact]
+
     def _leaves(self, point: Point) -> tuple[str, ...]:
         """Keys of the values that ``point`` is recomputed from."""
         part = self._parts.reach([point.exact], given=self._taps)
