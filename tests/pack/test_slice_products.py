@@ -37,8 +37,7 @@ def _adapted(body: Body) -> Adapted:
     x = g.input("x", ir.DataType.FLOAT, (_BATCH, _TOKENS, _WIDTH))
     features = g.op("ReduceMean", body(g, _linear(g, x, _WIDTH, "stem")), g.constant([1]),
                     keepdims=0)
-    return adapt(model_of([x], [features], g, "backbone"), (x,), features, classes=_CLASSES,
-                 adapters=("bias", "head"), seed=0)
+    return adapt(model_of([x], [features], g, "backbone"), (x,), features, classes=_CLASSES)
 
 
 def _mlp(g: GraphBuilder, x: ir.Value, hidden: int = 2048, op: str = "Gelu") -> ir.Value:
