@@ -2,8 +2,9 @@
 
 For each case of ``tools/conformance_models.py``: the operators on the way of gradients and how
 many have a rule; the bundle's gradients at 32-bit saves against torch.autograd on the original
-module; planned and measured arena of the training step; tunable share. Each case has a process of
-its own, so that a crash or a lack of memory is one row's failure. Exits with 1 on a miss.
+module in float64; planned and measured arena of the training step; tunable share. Each case has a
+process of its own, so that a crash or a lack of memory is one row's failure. Exits with 1 on a
+miss.
 
 Run: python -m tools.conformance [--models SUBSTRING,...] [--bits 32,4] [--jobs 2] [--json]
 """
@@ -136,7 +137,8 @@ def row(o: Outcome) -> str:
         return f"{o.plan_bytes[bits] / _MIB:.2f} / {o.measured_bytes[bits] / _MIB:.2f}"
 
     cells = (o.name, f"{o.covered}/{o.operators}", str(o.kinds),
-             "-" if o.parity_error is None else f"{o.parity_error:.1e}",
+             "-" if o.parity_error is None else f"{o.parity_error:.1e}" + (
+                f" (draw {o.draws})" if o.draws > 1 else ""),
              "-" if o.float32_error is None else f"{o.float32_error:.1e}", str(o.trainables),
              f"{100 * (o.tunable_share or 0):.2f} %", arena(32), arena(4),
              "-" if o.gradient_error is None else f"{100 * o.gradient_error:.1f} %",

@@ -40,6 +40,12 @@ _FLOOR = 1e-3
 # Ours sums in another order; FACTOR times that error, and never less than LEAST, is a pass.
 FACTOR = 8.0
 LEAST = 5e-6
+# Where a pre-activation of a ReLU lies within rounding of 0, its derivative is 0 in one computation
+# and 1 in the other. That is luck of the input; a wrong gradient is wrong for every input. So a
+# miss is tried again with other inputs, and the row says how many it took. So is a draw in which
+# PyTorch's own two precisions part by more than rounding does.
+DRAWS = 4
+_KINK = 5e-5
 
 
 @dataclass
@@ -55,6 +61,7 @@ class Outcome:
         untrained: layers that got no trainable.
         parity_error: largest relative error of a trainable's gradient against torch.autograd at
             32-bit saves, and which.
+        draws: inputs that were tried until the gradients agreed.
         float32_error: the same of PyTorch's own float32 gradients against float64.
         tunable_share: of all parameters, without the head.
         plan_bytes, measured_bytes: arena of the training step by bits per saved value.
@@ -72,6 +79,7 @@ class Outcome:
     untrained: list[str] = field(default_factory=list)
     parity_error: float | None = None
     worst: str = ""
+    draws: int = 0
     float32_error: float | None = None
     tunable_share: float | None = None
     plan_bytes: dict[int, int] = field(default_factory=dict)
@@ -143,15 +151,25 @@ def _count(adapted: Adapted, outcome: Outcome) -> None:
 
 def _check_gradients(case: Case, module: nn.Module, trainables: tuple[Trainable, ...],
                      report: PackReport, outcome: Outcome) -> None:
+    for draw in range(DRAWS):
+        outcome.draws, outcome.failure = draw + 1, ""
+        _compare_gradients(case, module, trainables, report, outcome, draw)
+        clean = outcome.float32_error is not None and outcome.float32_error < _KINK
+        if clean and not outcome.failure:
+            return
+
+
+def _compare_gradients(case: Case, module: nn.Module, trainables: tuple[Trainable, ...],
+                       report: PackReport, outcome: Outcome, draw: int) -> None:
     inputs = {i.name: (i.shape, i.dtype) for i in report.manifest.inputs}
-    data, aim = feeds(case, inputs, BATCH), targets(BATCH, CLASSES)
+    data, aim = feeds(case, inputs, BATCH, draw), targets(BATCH, CLASSES, draw)
     ours = packed_gradients(report.path, report.manifest, {**data, **aim})
     read = features_of(case)
     oracle = Oracle(module, read, trainables, data)
     outcome.untrained = oracle.untrained
     single = oracle.gradients(**aim)
     double = Oracle(module, read, trainables, data, double=True).gradients(**aim)
-    errors = relative_errors(ours, single)
+    errors = relative_errors(ours, double)
     outcome.worst = max(errors, key=lambda name: errors[name])
     outcome.parity_error = errors[outcome.worst]
     outcome.float32_error = max(relative_errors(single, double).values())

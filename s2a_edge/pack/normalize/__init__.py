@@ -13,6 +13,7 @@ from s2a_edge.pack.normalize.attention import drop_nan_guards, fuse_transposed_k
 from s2a_edge.pack.normalize.batch_norm import fold_batch_norms
 from s2a_edge.pack.normalize.canonical import spell_canonically
 from s2a_edge.pack.normalize.cleanup import drop_no_ops, merge_reshapes, merge_transposes
+from s2a_edge.pack.normalize.einsum import expand_einsums
 from s2a_edge.pack.normalize.group_norm import fuse_group_norms
 from s2a_edge.pack.normalize.invariants import check_normalized
 from s2a_edge.pack.normalize.layer_norm import fuse_layer_norms
@@ -26,6 +27,7 @@ _REWRITES = (
     drop_nan_guards,
     make_padding_explicit,
     spell_canonically,
+    expand_einsums,
     fold_batch_norms,
     fuse_group_norms,
     fuse_layer_norms,
