@@ -18,15 +18,19 @@ import onnxruntime as ort
 
 from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
+from s2a_edge.run.huge_pages import advise_huge_pages
 from s2a_edge.run.inline_tensors import inline_tensors
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
 from s2a_edge.spec.errors import DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
+from s2a_edge.spec.onnx_smallest import negation_model
 from s2a_edge.spec.units import MIB
 
 MIN_ONNXRUNTIME = "1.19"
 INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
 MAX_DEAD_BYTES_PER_CHUNK = 1024  # split a chunk rather than waste more than this
+# The arena of a smaller limit is not worth pages of 2 MiB.
+LEAST_HUGE_BYTES = 16 * MIB
 # Versions before this one put copies of a graph's inline constants into the arena.
 CONSTANTS_OUTSIDE_ARENA = "1.24"
 
@@ -71,8 +75,13 @@ class Engine:
         }
         # The OrtValues above point into these arrays.
         self._weight_arrays = dict(weights or {})
-        if provider == "cpu" and arena_limit_bytes is not None:
-            _register_cpu_arena(arena_limit_bytes)
+        self.huge_page_bytes = 0
+        """Bytes of the arena for which the kernel was asked for pages of 2 MiB, and agreed."""
+        if (provider == "cpu" and arena_limit_bytes is not None
+                and _register_cpu_arena(arena_limit_bytes)
+                and arena_limit_bytes >= LEAST_HUGE_BYTES):
+            self.huge_page_bytes = advise_huge_pages(
+                self._map_arena, least_bytes=arena_limit_bytes // 2)
 
     def load(self, path: Path) -> Graph:
         """Make a session of a graph file; its external data is read from the same folder.
@@ -102,6 +111,14 @@ class Engine:
     def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
         """A zeroed tensor where the engine's graphs can use it in place."""
         return DeviceTensor(shape, dtype, self.provider)
+
+    def _map_arena(self) -> None:
+        """Make the runtime map its arena, with nothing in it yet."""
+        options = self._session_options()
+        options.intra_op_num_threads = 1  # the stacks of threads are not the arena
+        model = negation_model()
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session.run(None, {"x": np.zeros(1, np.float32)})
 
     def _constants(self, path: Path) -> dict[str, Any]:
         """A graph's inline initializers where the runtime would copy them into the arena."""
@@ -226,11 +243,11 @@ def _too_old(wanted: str) -> DeviceError:
     )
 
 
-def _register_cpu_arena(limit_bytes: int) -> None:
-    """Give the process its arena. From onnxruntime 1.23 on, new sessions get the newest one."""
+def _register_cpu_arena(limit_bytes: int) -> bool:
+    """Give the process its arena; False if it has it. From onnxruntime 1.23 the newest holds."""
     global _registered_limit_bytes
     if _registered_limit_bytes == limit_bytes:
-        return
+        return False
     memory = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )
@@ -254,3 +271,4 @@ def _register_cpu_arena(limit_bytes: int) -> None:
             todo="train each bundle in a process of its own (onnxruntime 1.23 lifts this)",
         ) from error
     _registered_limit_bytes = limit_bytes
+    return True
