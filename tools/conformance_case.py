@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Case:
         arguments: of it; they make the model small, never another architecture.
         shape: of one sample, without the batch; one axis is a text of so many tokens.
         pool: as ``--pool``.
+        cut: paths of lists of blocks, and how many of each are kept.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     arguments: Mapping[str, Any]
     shape: tuple[int, ...]
     pool: str | None = None
+    cut: Mapping[str, int] = field(default_factory=dict)
 
 
 def build(case: Case, seed: int = 0) -> nn.Module:
@@ -53,6 +55,10 @@ def build(case: Case, seed: int = 0) -> nn.Module:
         transformers = importlib.import_module("transformers")
         config = getattr(transformers, case.model)(**case.arguments)
         module = transformers.AutoModel.from_config(config, attn_implementation="eager")
+    for path, kept in case.cut.items():
+        parent, _, name = path.rpartition(".")
+        holder = module.get_submodule(parent)
+        setattr(holder, name, getattr(holder, name)[:kept])
     draw_weights(module)
     return module.eval().requires_grad_(False)
 
@@ -81,12 +87,14 @@ def draw_weights(module: nn.Module) -> None:
                 part.running_mean.normal_(0.0, 0.1)
                 part.running_var.uniform_(0.8, 1.2)
         for name, parameter in module.named_parameters():
+            if parameter.numel() < 2:
+                continue
             constant = bool((parameter == parameter.flatten()[0]).all())
             if parameter.ndim == 1 and name.endswith(("bias", "beta")):
                 parameter.normal_(0.0, 0.1)
             elif parameter.ndim == 1 and constant:
                 parameter.normal_(0.8, 0.1)
-            elif parameter.ndim > 1 and constant and parameter.numel() > 1 \
+            elif parameter.ndim > 1 and constant \
                     and not name.endswith(("logit_scale", "temperature")):
                 parameter.normal_(0.0, 0.1)
 
