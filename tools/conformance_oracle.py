@@ -45,6 +45,7 @@ class _Call:
         channels_first: whether channels are axis 1, else the last.
         norm: the call of the BatchNorm that is folded into it.
         folded: whether it is such a BatchNorm.
+        output: what it made, while layers are being recorded.
         offset: what is added to its output.
     """
 
@@ -54,6 +55,7 @@ class _Call:
     channels_first: bool
     norm: _Call | None = None
     folded: bool = False
+    output: torch.Tensor | None = None
     offset: torch.Tensor | None = None
 
 
@@ -65,8 +67,7 @@ class _Watch(TorchFunctionMode):
         self.known = calls
         self.calls: list[_Call] = []
         self.path: list[str] = []
-        self.made: dict[int, _Call] = {}
-        self.alive: list[torch.Tensor] = []  # ids are those of living tensors
+        self.made: dict[int, _Call] = {}  # by the ids of tensors that they keep alive
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         y = func(*args, **(kwargs or {}))
@@ -90,8 +91,7 @@ class _Watch(TorchFunctionMode):
         if func is F.batch_norm and before is not None:
             before.norm, call.folded = call, True
         elif func in _CONVOLUTIONS or func is F.linear:
-            self.made[id(y)] = call
-            self.alive.append(y)
+            self.made[id(y)], call.output = call, y
         self.calls.append(call)
 
     def follow(self, module: nn.Module) -> list[Any]:
@@ -105,6 +105,21 @@ class _Watch(TorchFunctionMode):
 
     def _leave(self, *_: object) -> None:
         self.path.pop()
+
+
+def _readers(result: torch.Tensor) -> dict[Any, int]:
+    """How often the output of each node of autograd's graph is read on the way to ``result``."""
+    found: dict[Any, int] = {}
+    waiting, seen = [result.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for earlier, _ in node.next_functions:
+            found[earlier] = found.get(earlier, 0) + 1
+            waiting.append(earlier)
+    return found
 
 
 def _is_matrix(value: Any) -> bool:
@@ -161,15 +176,22 @@ class Oracle:
         watch = _Watch()
         handles = watch.follow(self.module)
         with watch:
-            self.features(self.module, self._inputs(requires_grad=True))
+            features = self.features(self.module, self._inputs(requires_grad=True))
         for handle in handles:
             handle.remove()
+        readers = _readers(features)
+        for call in watch.calls:
+            node = None if call.output is None else call.output.grad_fn
+            if call.norm is not None and readers.get(node, 0) > 1:  # a norm that cannot be folded
+                call.norm.folded, call.norm = False, None
+            call.output = None
         return watch.calls
 
     def _place(self, trainables: list[Trainable]) -> None:
+        # Layers that read parameters alone (queries of a pooling) come last.
         by_module: dict[str, list[_Call]] = {}
-        for call in self.calls:
-            if call.live and not call.folded:
+        for call in sorted(self.calls, key=lambda c: not c.live):
+            if not call.folded:
                 by_module.setdefault(call.module, []).append(call)
         for t in trainables:
             offset = nn.Parameter(torch.tensor(t.initial, dtype=self.dtype))

@@ -1,7 +1,8 @@
 """Finding softmax attention, to recompute its probabilities instead of keeping them.
 
-``P = softmax(scale · q kᵀ [+ frozen mask])`` and ``o = P v``: where the policy says so, P is not
-saved; the backward computes it again from the kept q and k.
+``P = softmax(scale · q kᵀ [+ mask])`` and ``o = P v``: where the policy says so, P is not saved; the
+backward computes it again from the kept q and k. A mask may be frozen or computed from the inputs:
+it then stays alive, one for all layers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def attention_chains(nodes: Iterable[ir.Node], flowing: set[ir.Value], policy: P
         module = module_of(node)
         key = saved_key(module, "probability", seen[module])
         seen[module] += 1
-        chain = _chain(node)
+        chain = _chain(node, flowing)
         if chain is None or not all(v in flowing for v in chain[0].inputs):
             continue
         tokens = shape_of(node.outputs[0])[-1]
@@ -65,8 +66,8 @@ def attention_chains(nodes: Iterable[ir.Node], flowing: set[ir.Value], policy: P
     return found
 
 
-def _chain(softmax: ir.Node) -> tuple[ir.Node, ...] | None:
-    """Nodes from q kᵀ to ``softmax`` when only frozen operands come in between."""
+def _chain(softmax: ir.Node, flowing: set[ir.Value]) -> tuple[ir.Node, ...] | None:
+    """Nodes from q kᵀ to ``softmax`` when no other gradient comes in between."""
     chain = [softmax]
     value = softmax.inputs[0]
     while value is not None:
@@ -78,7 +79,7 @@ def _chain(softmax: ir.Node) -> tuple[ir.Node, ...] | None:
             return tuple(reversed(chain))
         if node.op_type not in ("Add", "Mul", "Div", "Sub"):
             return None
-        open_inputs = [v for v in node.inputs if v is not None and v.const_value is None]
+        open_inputs = [v for v in node.inputs if v in flowing]
         if len(open_inputs) != 1:
             return None
         value = open_inputs[0]

@@ -91,6 +91,8 @@ def pack(source: str, out: Path, options: PackOptions,
 def pack_captured(captured: Captured, out: Path, options: PackOptions,
                   on_stage: Stage = lambda stage, detail: None) -> PackReport:
     """As :func:`pack`, for a backbone that is captured already."""
+    for note in captured.notes:
+        on_stage("note", note)
     compiled = compile_backbone(captured, options, on_stage)
     staging = _staging_folder(out)
     try:

@@ -9,6 +9,7 @@ assumed. Fan-out is summed by the engine (``differentiate``), not by rules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -196,6 +197,16 @@ def reshape(g: GraphBuilder, value: ir.Value, shape: Sequence[int]) -> ir.Value:
 def scalar(g: GraphBuilder, number: float, like: ir.Value) -> ir.Value:
     """A scalar constant of the dtype of ``like``."""
     return g.constant(np.asarray(number, dtype_of(like).numpy()))
+
+
+# A factor of a product that is this much smaller than the other one is kept exactly.
+_SMALL = 16
+
+
+def factor_kind(factor: ir.Value, other: ir.Value) -> str:
+    """How a factor is kept: exactly where that costs next to nothing (masks, gates, weights)."""
+    small = math.prod(shape_of(factor)) * _SMALL <= math.prod(shape_of(other))
+    return "exact" if small else "activation"
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -84,8 +84,9 @@ def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weig
     from s2a_edge.pack.capture.torch_export import export_graphs
 
     found: Preprocessing | None
+    notes: tuple[str, ...] = ()
     if parsed.kind == "hf":
-        module, sample, found = open_hf(parsed.name, weights, input_shape, seed)
+        module, sample, found, notes = open_hf(parsed.name, weights, input_shape, seed, pool)
     elif parsed.kind == "timm":
         module, shape, found = open_timm(parsed.name, weights, input_shape, seed)
         sample = {"image": (shape, "float32")}
@@ -97,7 +98,8 @@ def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weig
         graph_at=export_graphs(module, sample, f"{parsed.kind}:{parsed.name}",
                                WRAPPED_AS if parsed.kind == "hf" else ""),
         preprocessing=options.applied_to(found),
-        source=_source(parsed, weights, features, pool, OPSET), rehead=parsed.kind == "factory")
+        source=_source(parsed, weights, features, pool, OPSET), rehead=parsed.kind == "factory",
+        notes=notes)
 
 
 def _source(parsed: SourceSpec, weights: Path | None, features: str | None, pool: str | None,

@@ -13,11 +13,11 @@ from s2a_edge.pack.capture.features import (
     cut_at,
     default_features,
     list_features,
-    pool_features,
     set_output,
 )
 from s2a_edge.pack.capture.fixed_batch import open_batch
 from s2a_edge.pack.capture.modules import name_modules
+from s2a_edge.pack.capture.pooling import pool_features
 from s2a_edge.pack.capture.static_shapes import make_static
 from s2a_edge.pack.graph import FOLDED_KEY, shape_of
 from s2a_edge.spec.errors import SourceError
@@ -35,6 +35,7 @@ class Captured:
         source: as the manifest records it.
         rehead: leave off a final classifier when no features are named.
         fixed_batch: the batch that the file was exported for; None where its batch is open.
+        notes: what was assumed, for the user to read.
     """
 
     graph_at: Callable[[int], ir.Model]
@@ -42,6 +43,7 @@ class Captured:
     source: Source
     rehead: bool
     fixed_batch: int | None = None
+    notes: tuple[str, ...] = ()
 
     def at_batch(self, batch: int) -> Backbone:
         """The backbone for ``batch`` samples at a time, ending in features [batch, D].

@@ -1,4 +1,4 @@
-"""Where the backbone ends: cutting at a value, leaving a classifier off, pooling to [N, D]."""
+"""Where the backbone ends: cutting at a value, leaving a classifier off, listing candidates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from s2a_edge.pack.graph import infer_outputs, module_of, shape_of
+from s2a_edge.pack.capture.pooling import pools_of
+from s2a_edge.pack.graph import module_of, shape_of
 from s2a_edge.spec.errors import SourceError
 
 _LINEAR = frozenset({"Gemm", "MatMul"})
@@ -114,68 +115,6 @@ def _producer(node: ir.Node, index: int) -> ir.Node | None:
     return value.producer() if value is not None else None
 
 
-def pool_features(model: ir.Model, value: ir.Value, pool: str | None, batch: int) -> ir.Value:
-    """Reduces ``value`` to [N, D], appending a pooling node where its rank asks for one.
-
-    ``cls``: [N, T, D] -> first token. ``mean``: [N, T, D] -> mean of tokens.
-    ``gap``: [N, C, H, W] -> mean over H and W (the default at rank 4).
-
-    Raises:
-        SourceError: if the pool is missing or does not fit the rank.
-    """
-    dims = shape_of(value)
-    fitting = _pools_of(dims, batch)
-    if fitting is None or value.dtype != ir.DataType.FLOAT:
-        raise SourceError(
-            where=f"features {value.name}", expected=f"float32 [{batch}, D], [{batch}, T, D] or "
-            f"[{batch}, C, H, W]", got=f"{value.dtype} {list(dims)}",
-            todo="choose another value with --features, or export with a dynamic batch axis")
-    if pool is not None and pool not in fitting:
-        raise SourceError(
-            where=f"--pool {pool}", expected=f"one of {', '.join(fitting)}" if fitting
-            else "no --pool", got=f"features of shape {list(dims)}", todo="change --pool")
-    if pool is None and len(dims) == 3:
-        raise SourceError(where=f"features {value.name}", expected="--pool cls or --pool mean",
-                          got=f"tokens of shape {list(dims)} and no --pool",
-                          todo="say how tokens become one vector")
-    if len(dims) == 2:
-        return value
-    if len(dims) == 4:
-        return _reduce_mean(model, value, [2, 3])
-    return _first_token(model, value) if pool == "cls" else _reduce_mean(model, value, [1])
-
-
-def _pools_of(dims: tuple[int, ...], batch: int) -> tuple[str, ...] | None:
-    if not dims or dims[0] != batch:
-        return None
-    return {2: (), 3: ("cls", "mean"), 4: ("gap",)}.get(len(dims))
-
-
-def _reduce_mean(model: ir.Model, value: ir.Value, axes: list[int]) -> ir.Value:
-    return _append(model, "ReduceMean", value, "pool_axes", ir.tensor(axes, ir.DataType.INT64),
-                   {"keepdims": 0})
-
-
-def _first_token(model: ir.Model, value: ir.Value) -> ir.Value:
-    return _append(model, "Gather", value, "pool_index", ir.tensor(0, ir.DataType.INT64),
-                   {"axis": 1})
-
-
-def _append(model: ir.Model, op_type: str, value: ir.Value, name: str, operand: ir.TensorProtocol,
-            attributes: dict[str, int]) -> ir.Value:
-    graph = model.graph
-    constant = ir.Value(name=name, type=ir.TensorType(operand.dtype),
-                        shape=ir.Shape([int(d) for d in operand.shape.numpy()]),
-                        const_value=operand)
-    graph.register_initializer(constant)
-    node = ir.Node("", op_type, [value, constant], ir.convenience.convert_attributes(attributes),
-                   name="features_pool")
-    node.outputs[0].name = "features"
-    infer_outputs(node)
-    graph.append(node)
-    return node.outputs[0]
-
-
 def list_features(model: ir.Model, batch: int) -> list[Candidate]:
     """Values that could serve as features: residual stream first, the deepest first.
 
@@ -188,7 +127,7 @@ def list_features(model: ir.Model, batch: int) -> list[Candidate]:
             if value.name is None or value.name in seen or value.dtype != ir.DataType.FLOAT:
                 continue
             dims = shape_of(value)
-            pools = _pools_of(dims, batch)
+            pools = pools_of(dims, batch)
             if pools is None or not _leaves_module(value, module_of(node)):
                 continue
             seen.add(value.name)

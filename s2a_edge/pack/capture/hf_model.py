@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,17 @@ WRAPPED_AS = "model"
 _BICUBIC = 3  # PIL's number, which image processor configs use
 _IMAGENET_HALF = (0.5, 0.5, 0.5)
 _DEFAULT_TOKENS = 128
+_DEFAULT_SIDE = 224
 
 
 def open_hf(name: str, weights: Path | None, input_shape: tuple[int, ...] | None, seed: int,
-            ) -> tuple[torch.nn.Module, Sample, Preprocessing | None]:
-    """The module in evaluation mode, its inputs, and its preprocessing (None for text).
+            pool: str | None = None,
+            ) -> tuple[torch.nn.Module, Sample, Preprocessing | None, tuple[str, ...]]:
+    """The module in evaluation mode, its inputs, its preprocessing (None for text), and notes.
 
-    The module wraps the model (see :data:`WRAPPED_AS`) and returns one tensor: the pooled output
-    where the model has one, else the last hidden state.
+    The module wraps the model (see :data:`WRAPPED_AS`) and returns one tensor: the last hidden
+    state where ``pool`` says what becomes of it, else the pooled output where the model has one.
+    Of a model of images and texts (CLIP, SigLIP) the image tower is taken.
 
     Raises:
         SourceError: if transformers or the folder is missing, or the weights do not fit.
@@ -46,13 +50,17 @@ def open_hf(name: str, weights: Path | None, input_shape: tuple[int, ...] | None
     model = _open_model(transformers, path, where, random=weights is not None)
     if weights is not None:
         load_weights(model, weights)
-    config = model.config
-    sample = _sample(config, input_shape)
+    if hasattr(model.config, "vision_config") and hasattr(model, "vision_model"):
+        model = model.vision_model
+    notes: tuple[str, ...] = ()
     preprocessing = None
-    if "pixel_values" in sample:
+    if hasattr(model.config, "image_size") or hasattr(model.config, "num_channels"):
+        sample = _image(model.config, input_shape, where)
         shape = sample["pixel_values"][0]
         preprocessing = _preprocessing(path, (shape[1], shape[2]))
-    return _one_output(torch, model.eval(), sample), sample, preprocessing
+    else:
+        sample, notes = _text(model, path, input_shape, where)
+    return _one_output(torch, model.eval(), sample, pool), sample, preprocessing, notes
 
 
 def _open_model(transformers: Any, path: Path, where: str, *, random: bool) -> Any:
@@ -69,17 +77,38 @@ def _open_model(transformers: Any, path: Path, where: str, *, random: bool) -> A
                           todo="check the folder's config.json and weights") from error
 
 
-def _sample(config: Any, input_shape: tuple[int, ...] | None) -> Sample:
-    size = getattr(config, "image_size", None)
-    if size is not None:
-        side = (size, size) if isinstance(size, int) else tuple(size)
-        shape = input_shape or (getattr(config, "num_channels", 3), *side)
-        return {"pixel_values": (tuple(shape), "float32")}
-    tokens = input_shape or (_DEFAULT_TOKENS,)
-    return {"input_ids": (tuple(tokens), "int64"), "attention_mask": (tuple(tokens), "int64")}
+def _image(config: Any, input_shape: tuple[int, ...] | None, where: str) -> Sample:
+    size = getattr(config, "image_size", None) or _DEFAULT_SIDE
+    side = (size, size) if isinstance(size, int) else tuple(size)
+    shape = tuple(input_shape or (getattr(config, "num_channels", 3), *side))
+    if len(shape) != 3:
+        raise SourceError(where=f"--input of {where}", expected="channels and image size, such as "
+                          "3x224x224", got="x".join(map(str, shape)), todo="correct the flag")
+    return {"pixel_values": (shape, "float32")}
 
 
-def _one_output(torch: Any, model: Any, sample: Sample) -> torch.nn.Module:
+def _text(model: Any, path: Path, input_shape: tuple[int, ...] | None, where: str,
+          ) -> tuple[Sample, tuple[str, ...]]:
+    """Inputs [tokens], int64: what the tokenizer's configuration names, or ids and mask."""
+    longest = int(getattr(model.config, "max_position_embeddings", 0) or _DEFAULT_TOKENS)
+    shape = tuple(input_shape or (min(_DEFAULT_TOKENS, longest),))
+    if len(shape) != 1 or shape[0] > longest:
+        raise SourceError(where=f"--input of {where}",
+                          expected=f"a number of tokens up to {longest}",
+                          got="x".join(map(str, shape)),
+                          todo=f"give one number, such as --input {min(_DEFAULT_TOKENS, longest)}")
+    file = (path if path.is_dir() else path.parent) / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in config.get("model_input_names", ()):
+        names.append("token_type_ids")
+    taken = inspect.signature(model.forward).parameters
+    notes = () if input_shape is not None else (
+        f"{shape[0]} tokens a text; --input sets another length, up to {longest}",)
+    return {name: (shape, "int64") for name in names if name in taken}, notes
+
+
+def _one_output(torch: Any, model: Any, sample: Sample, pool: str | None) -> torch.nn.Module:
     """A module whose output is the pooled vector, or the hidden states, and nothing else."""
     names = list(sample)
 
@@ -90,7 +119,7 @@ def _one_output(torch: Any, model: Any, sample: Sample) -> torch.nn.Module:
 
         def forward(self, *inputs: Any) -> Any:
             out = self.model(**dict(zip(names, inputs, strict=True)))
-            pooled = getattr(out, "pooler_output", None)
+            pooled = getattr(out, "pooler_output", None) if pool is None else None
             return out.last_hidden_state if pooled is None else pooled
 
     return Features().eval()  # type: ignore[no-any-return]  # torch is loaded lazily, hence Any

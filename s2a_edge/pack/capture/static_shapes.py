@@ -73,8 +73,10 @@ def _visit(graph: ir.Graph, node: ir.Node) -> None:
         return
     if node.op_type == "CastLike":
         node = _as_cast(graph, node)
+    if node.op_type == "Concat":
+        _join_without_empty(node)
     if _is_foldable(node):
-        if node.op_type not in _BROADCASTS:
+        if node.op_type not in _BROADCASTS or _makes_nothing(node):
             become_constant(graph, node, evaluate(node))
             return
         infer(node)
@@ -83,6 +85,21 @@ def _visit(graph: ir.Graph, node: ir.Node) -> None:
             become_constant(graph, node, evaluate(node))
         return
     infer(node)
+
+
+def _makes_nothing(node: ir.Node) -> bool:
+    """Whether a broadcast of constants has no elements: register tokens of which there are 0."""
+    arrays = [v.const_value.numpy() for v in node.inputs if v is not None and v.const_value]
+    return arrays[0].size == 0 or bool((arrays[1] == 0).any())
+
+
+def _join_without_empty(node: ir.Node) -> None:
+    """Takes constants of no elements off a Concat."""
+    kept = [v for v in node.inputs if v is None or v.const_value is None or v.const_value.size]
+    if kept and len(kept) < len(node.inputs):
+        for index, value in enumerate(kept):
+            node.replace_input_with(index, value)
+        node.resize_inputs(len(kept))
 
 
 def _as_cast(graph: ir.Graph, node: ir.Node) -> ir.Node:

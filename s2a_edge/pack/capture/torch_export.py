@@ -17,6 +17,7 @@ from onnx_ir.passes import common as passes
 
 from s2a_edge.pack.capture.captured import with_input_shapes
 from s2a_edge.pack.capture.modules import SCOPES_KEY
+from s2a_edge.pack.capture.torch_attention import attention_of_any_rank
 from s2a_edge.pack.graph import OPSET
 from s2a_edge.spec.errors import SourceError
 
@@ -97,7 +98,7 @@ def _export(module: torch.nn.Module, sample: Sample, *, batch: int, open_batch: 
     if open_batch:
         axis = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
         dynamic = tuple({0: axis} for _ in tensors)
-    with _quiet():
+    with _quiet(), attention_of_any_rank():
         program = torch.onnx.export(
             module, tensors, dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic,
             optimize=False, verbose=False, external_data=False)

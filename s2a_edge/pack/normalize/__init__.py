@@ -18,12 +18,14 @@ from s2a_edge.pack.normalize.group_norm import fuse_group_norms
 from s2a_edge.pack.normalize.invariants import check_normalized
 from s2a_edge.pack.normalize.layer_norm import fuse_layer_norms
 from s2a_edge.pack.normalize.linear import order_biases
+from s2a_edge.pack.normalize.masks import make_masks_finite
 from s2a_edge.pack.normalize.narrow import narrow_selections
 from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
 
 _REWRITES = (
     drop_no_ops,
+    make_masks_finite,
     drop_nan_guards,
     make_padding_explicit,
     spell_canonically,

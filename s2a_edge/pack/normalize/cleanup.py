@@ -59,7 +59,9 @@ def _is_no_op(node: ir.Node) -> bool:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         mask = len(node.outputs) > 1 and bool(node.outputs[1].uses())
         return not mask and (training is None or scalar_of(training) == 0)
-    if node.op_type in ("Cast", "Expand", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Tile"):
+    if node.op_type in ("Expand", "Tile"):  # of a constant: as in the graphs of larger batches
+        return same and source.const_value is None
+    if node.op_type in ("Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"):
         return same
     if node.op_type == "Pad":
         return _is_filled_with(node.inputs[1], 0)

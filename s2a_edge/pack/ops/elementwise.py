@@ -14,6 +14,7 @@ from s2a_edge.pack.rule import (
     Forward,
     Gradients,
     Rule,
+    factor_kind,
     is_constant,
     scalar,
     sum_to,
@@ -23,7 +24,7 @@ from s2a_edge.pack.rule import (
 def _save_for_product(f: Forward) -> tuple[ir.Value, ...]:
     for index, other, key in ((0, 1, "b"), (1, 0, "a")):
         if f.needs[index] and not at_hand(f.node.inputs[other]):
-            f.save(key, f.x(other), "activation")
+            f.save(key, f.x(other), factor_kind(f.x(other), f.x(index)))
     return f.emit()
 
 

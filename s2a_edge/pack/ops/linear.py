@@ -17,6 +17,7 @@ from s2a_edge.pack.rule import (
     Forward,
     Gradients,
     Rule,
+    factor_kind,
     int_attribute,
     is_constant,
     reshape,
@@ -49,9 +50,9 @@ def product(g: GraphBuilder, a: ir.Value, b: ir.Value, *, ta: bool = False, tb: 
 def _save_operands(f: Forward) -> tuple[ir.Value, ...]:
     a, b = f.node.inputs[0], f.node.inputs[1]
     if f.needs[0] and not at_hand(b):
-        f.save("b", f.x(1), "activation")
+        f.save("b", f.x(1), factor_kind(f.x(1), f.x(0)))
     if f.needs[1] and not at_hand(a):
-        f.save("a", f.x(0), "activation")
+        f.save("a", f.x(0), factor_kind(f.x(0), f.x(1)))
     return f.emit()
 
 
