@@ -1,8 +1,8 @@
 """Finding softmax attention, to recompute its probabilities instead of keeping them.
 
-``P = softmax(scale · q kᵀ [+ mask])`` and ``o = P v``: where the policy says so, P is not saved; the
-backward computes it again from the kept q and k. A mask may be frozen or computed from the inputs:
-it then stays alive, one for all layers.
+``P = softmax(scale · q kᵀ [+ mask])`` and ``o = P v``: where the policy says so, P is not saved;
+the backward computes it again from the kept q and k. A mask may be frozen, or computed from the
+inputs: it then stays alive, one for all layers.
 """
 
 from __future__ import annotations

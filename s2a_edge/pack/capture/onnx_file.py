@@ -1,4 +1,8 @@
-"""Backbones from ``.onnx`` files, opset 9 to 23. Needs no torch."""
+"""Backbones from ``.onnx`` files of any opset that converts to 21. Needs no torch.
+
+Opsets 9 to 23 are tested operator by operator; older and newer ones go through ONNX's version
+converter, which refuses what it has no adapter for.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from s2a_edge.pack.capture.static_shapes import refuse_unknown_operators
 from s2a_edge.pack.graph import OPSET
 from s2a_edge.spec.errors import SourceError
 
-OLDEST_OPSET = 9
+# Between this one and 21, operators differ in element types only.
 NEWEST_OPSET = 23
 
 
@@ -42,9 +46,11 @@ def read_onnx(path: Path, features: str | None = None) -> tuple[ir.Model, int]:
     if not len(model.graph) or not model.graph.outputs:
         raise _unreadable(path, "no nodes or no outputs")
     opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 0))
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise SourceError(where=str(path), expected=f"opset {OLDEST_OPSET} to {NEWEST_OPSET}",
-                          got=f"opset {opset}", todo="export the model again at opset 17 to 21")
+    if not 1 <= opset <= defs.onnx_opset_version():
+        raise SourceError(where=str(path), got=f"opset {opset}",
+                          expected=f"an opset up to {defs.onnx_opset_version()}, the newest that "
+                          "the installed onnx package knows",
+                          todo=f"export the model again at opset 17 to {NEWEST_OPSET}")
     passes.InlinePass()(model)
     _drop_initializer_inputs(model.graph)
     _drop_annotations(model.graph)
@@ -53,17 +59,17 @@ def read_onnx(path: Path, features: str | None = None) -> tuple[ir.Model, int]:
     if features is not None:
         cut_at(model, features)
     refuse_unknown_operators(model, opset)
-    if opset < OPSET:
-        _upgrade(model, path, opset)
-    elif opset > OPSET:
-        _decompose_newer(model, path)
-    # From 22 on, operators that 21 has too differ in element types only; what 21 lacks is
-    # reported by name when shapes are made static.
+    if opset > OPSET:
+        _decompose_newer(model, path, opset)
+    if opset < OPSET or opset > NEWEST_OPSET:
+        _convert(model, path, opset)
+        name_modules(model.graph)
+    # What 21 lacks is reported by name when shapes are made static.
     model.graph.opset_imports[""] = OPSET
     return model, opset
 
 
-def _upgrade(model: ir.Model, path: Path, opset: int) -> None:
+def _convert(model: ir.Model, path: Path, opset: int) -> None:
     logger = logging.getLogger("onnxscript.version_converter")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -78,7 +84,7 @@ def _upgrade(model: ir.Model, path: Path, opset: int) -> None:
         raise _inconvertible(path, opset, "the converter refused it")
 
 
-def _decompose_newer(model: ir.Model, path: Path) -> None:
+def _decompose_newer(model: ir.Model, path: Path, opset: int) -> None:
     """Spells Attention, RMSNormalization and the like in operators that opset 21 has."""
     newer = sorted({n.op_type for n in model.graph if not n.domain
                     and not defs.has(n.op_type, OPSET) and defs.has(n.op_type)})
@@ -90,7 +96,7 @@ def _decompose_newer(model: ir.Model, path: Path) -> None:
         inlined = ir.from_proto(inliner.inline_selected_functions(
             proto, [("", op) for op in newer], inline_schema_functions=True))
     except (RuntimeError, ValueError) as error:
-        raise _inconvertible(path, NEWEST_OPSET, str(error)) from error
+        raise _inconvertible(path, opset, str(error)) from error
     for value in list(inlined.graph.inputs)[len(model.graph.inputs):]:
         value.const_value = weights[str(value.name)]
         inlined.graph.register_initializer(value)
