@@ -304,7 +304,7 @@ class _Differentiator:
         made: dict[ir.Value, ir.Value] = {}
         for value in product.inputs:
             if value is not None and not at_hand(value):
-                made[value] = self.saved.recall_value(self.env.enter(value))
+                made[value] = self.saved.recall((id(self.env.enter(value)), ""))
         outputs: tuple[ir.Value, ...] = ()
         for node in chain:
             outputs = self.env.clone(node, fresh=made.get)

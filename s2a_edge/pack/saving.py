@@ -146,11 +146,6 @@ class SavedValues:
         record.used_at = len(self._g.nodes)
         return record.decoded
 
-    def recall_value(self, value: ir.Value) -> ir.Value:
-        """The decoded ``value``, in whichever of its full forms it was declared."""
-        key = (id(value), "")
-        return self.recall(key if key in self._records else (id(value), "exact"))
-
     def summary(self) -> tuple[SavedValue, ...]:
         """All that is kept, in the order of the forward."""
         return tuple(record.info for record in self._records.values())

@@ -19,11 +19,14 @@ from onnxscript.version_converter import ConvertVersionPass
 from s2a_edge.pack.capture.features import cut_at
 from s2a_edge.pack.capture.modules import name_modules
 from s2a_edge.pack.capture.static_shapes import refuse_unknown_operators
-from s2a_edge.pack.graph import OPSET
+from s2a_edge.pack.graph import OPSET, module_of
 from s2a_edge.spec.errors import SourceError
 
 # Between this one and 21, operators differ in element types only.
 NEWEST_OPSET = 23
+_NUMPY_BROADCASTS = 7
+# Upsample and Resize up to here knew one way of placing samples, which the converter leaves out.
+_OLD_RESIZE = 10
 
 
 def read_onnx(path: Path, features: str | None = None) -> tuple[ir.Model, int]:
@@ -70,6 +73,7 @@ def read_onnx(path: Path, features: str | None = None) -> tuple[ir.Model, int]:
 
 
 def _convert(model: ir.Model, path: Path, opset: int) -> None:
+    _refuse_axis_broadcasts(model, path, opset)
     logger = logging.getLogger("onnxscript.version_converter")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -82,6 +86,19 @@ def _convert(model: ir.Model, path: Path, opset: int) -> None:
         logger.setLevel(level)
     if model.graph.opset_imports.get("") != OPSET:
         raise _inconvertible(path, opset, "the converter refused it")
+    if opset <= _OLD_RESIZE:
+        for node in model.graph:
+            if node.op_type == "Resize":
+                node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
+                node.attributes.add(ir.AttrString("nearest_mode", "floor"))
+
+
+def _refuse_axis_broadcasts(model: ir.Model, path: Path, opset: int) -> None:
+    """Before 7, arithmetic could broadcast along an axis; the converter drops the axis."""
+    for node in model.graph:
+        if opset < _NUMPY_BROADCASTS and {"axis", "broadcast"} <= set(node.attributes):
+            raise _inconvertible(path, opset, f"{node.op_type} in {module_of(node)} broadcasts "
+                                 "along an axis")
 
 
 def _decompose_newer(model: ir.Model, path: Path, opset: int) -> None:

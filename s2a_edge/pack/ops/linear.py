@@ -49,10 +49,11 @@ def product(g: GraphBuilder, a: ir.Value, b: ir.Value, *, ta: bool = False, tb: 
 
 def _save_operands(f: Forward) -> tuple[ir.Value, ...]:
     a, b = f.node.inputs[0], f.node.inputs[1]
+    # What no gradient reaches is no activation but a mask or the weights of a mean.
     if f.needs[0] and not at_hand(b):
-        f.save("b", f.x(1), factor_kind(f.x(1), f.x(0)))
+        f.save("b", f.x(1), "activation" if f.needs[1] else factor_kind(f.x(1), f.x(0)))
     if f.needs[1] and not at_hand(a):
-        f.save("a", f.x(0), factor_kind(f.x(0), f.x(1)))
+        f.save("a", f.x(0), "activation" if f.needs[0] else factor_kind(f.x(0), f.x(1)))
     return f.emit()
 
 

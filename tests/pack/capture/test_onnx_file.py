@@ -163,11 +163,6 @@ def test_unreadable_files(tmp_path: Path) -> None:
         capture(str(tmp_path / "cut.onnx")).at_batch(1)
 
 
-def test_old_opset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="opset 9 to 23"):
-        capture(str(_classifier(tmp_path / "m.onnx", opset=8)))
-
-
 def test_unknown_operators_are_all_listed(tmp_path: Path) -> None:
     path = _save(tmp_path / "m.onnx", [
         helper.make_node("Strange", ["x"], ["a"], domain="my.ops"),
