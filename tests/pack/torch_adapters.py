@@ -47,6 +47,8 @@ def attach(module: nn.Module, trainables: Iterable[Trainable], values: Mapping[s
 def _prompt(parts: dict[str, nn.Parameter]) -> Any:
     def hook(_: nn.Module, __: Any, y: Tensor) -> Tensor:
         prompt = parts["lrp_a"] @ parts["lrp_b"]
+        if prompt.shape[0] == 1 < y.shape[1]:  # only the class token is read behind this block
+            return torch.cat([y[:, :1] + prompt, y[:, 1:]], 1)
         if prompt.shape[-1] == y.shape[-1] and y[0, ..., 0].numel() == prompt.shape[0]:
             return y + prompt.reshape(y.shape[1:])
         return y + prompt.T.reshape(y.shape[1:])

@@ -60,7 +60,9 @@ class LiteSideBranch(Adapter):
 
     def beside(self, block: Block, x: ir.Value, y: ir.Value) -> ir.Value:
         """``y`` plus the branch; ``y`` itself where the block's ends do not fit each other."""
-        before, after = _Map.of(block.input), _Map.of(block.output)
+        source = _read_part(block) or block.input
+        x = self.bench.env.get(source, x)
+        before, after = _Map.of(source), _Map.of(block.output)
         window = _window(before.space, after.space)
         if window is None:
             return y
@@ -108,6 +110,19 @@ class LiteSideBranch(Adapter):
         flat = g.op("Reshape", y, g.constant([batch * positions, after.channels]))
         return g.op("Reshape", g.op("Gemm", inner, up, flat, transB=1),
                     g.constant(list(shape_of(y))))
+
+
+def _read_part(block: Block) -> ir.Value | None:
+    """The tokens of the input that are left at the output, where the block computes no others.
+
+    The last block of a backbone whose features are its class token does (``normalize.narrow``).
+    """
+    for node in block.nodes:
+        if node.op_type == "Slice" and node.inputs[0] is block.input:
+            part = node.outputs[0]
+            if math.prod(shape_of(part)[1:-1]) == math.prod(shape_of(block.output)[1:-1]):
+                return part
+    return None
 
 
 def _window(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...] | None:

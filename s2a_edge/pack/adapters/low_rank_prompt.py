@@ -5,7 +5,8 @@ nothing saved: with D the gradient of y summed over the batch, dA = D Bᵀ and d
 
 The paper's text leaves open where it stands and how it starts. Our reading: behind each chosen
 block, at that block's resolution (H·W tokens of a feature map; with windowed attention the tokens
-of the whole stage, not of one window). B starts at zero, which makes it a no-op; A is drawn
+of the whole stage, not of one window; behind the last block of a class-token backbone the class
+token alone, since no other is computed there). B starts at zero, which makes it a no-op; A is drawn
 N(0, 1/r), so that a step of Adam on B moves y about as much as the same step on a bias would.
 """
 
