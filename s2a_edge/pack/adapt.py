@@ -69,8 +69,8 @@ class Adapted:
         """How many numbers of the backbone do not train; masks and the like are none of them."""
         frozen = {v for node in self.nodes for v in node.inputs
                   if v is not None and v.const_value is not None and v.const_value.size > 1
-                  and dtype_of(v).is_floating_point()
-                  and not {FOLDED_KEY, CONSTANT_KEY} & v.metadata_props.keys()}
+                  and dtype_of(v).is_floating_point() and CONSTANT_KEY not in v.metadata_props
+                  and v.metadata_props.get(FOLDED_KEY) != "computed"}
         return sum(v.const_value.size for v in frozen if v.const_value is not None)
 
 

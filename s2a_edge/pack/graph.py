@@ -24,7 +24,8 @@ MODULE_KEY = "s2a.module"
 KIND_KEY = "s2a.kind"
 # Marks constants of one graph (axes, codebooks): their names mean nothing in another graph.
 CONSTANT_KEY = "s2a.constant"
-# Marks constants that capture computed (masks, interpolated tables): they are no parameters.
+# Says of a constant that capture made it: "rearranged", a parameter in another shape, or
+# "computed" (masks, interpolated tables), which is no parameter.
 FOLDED_KEY = "s2a.folded"
 # Marks nodes whose outputs are cheaper to compute again in the backward than to keep.
 RECOMPUTE_KEY = "s2a.recompute"

@@ -41,7 +41,7 @@ class TorchTwin:
         held = values or {t.name: t.initial for t in trainables}
         self.offsets: dict[str, nn.Parameter] = {}
         adapters = attach(module, trainables, held, **{"reduce": 8, **sizes})
-        places = _norm_after(module, torch.tensor(example))
+        places = norm_after(module, torch.tensor(example))
         named = dict(module.named_modules())
         for t in trainables:
             if t.name in adapters:
@@ -90,7 +90,7 @@ def _adding(offset: nn.Parameter, place: nn.Module) -> Any:
     return hook
 
 
-def _norm_after(module: nn.Module, example: torch.Tensor) -> Mapping[str, str]:
+def norm_after(module: nn.Module, example: torch.Tensor) -> Mapping[str, str]:
     """Layer -> the BatchNorm that reads its output, by running ``example`` once."""
     makers: dict[int, str] = {}
     alive: list[torch.Tensor] = []  # ids are those of living tensors

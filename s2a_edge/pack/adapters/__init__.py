@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from s2a_edge.pack.adapters.adapter import Adapter, AdapterSizes
 from s2a_edge.pack.adapters.bias import Bias
+from s2a_edge.pack.adapters.full import Full
 from s2a_edge.pack.adapters.lite_side_branch import LiteSideBranch
+from s2a_edge.pack.adapters.lora import Lora
 from s2a_edge.pack.adapters.low_rank_prompt import LowRankPrompt
 from s2a_edge.pack.adapters.workbench import Trainable, Workbench
 
 # In the order in which they act on a node or block; ``head`` is implied and made elsewhere.
 KINDS: dict[str, type[Adapter]] = {
-    "bias": Bias, "lsb": LiteSideBranch, "lrp": LowRankPrompt,
+    "full": Full, "lora": Lora, "bias": Bias, "lsb": LiteSideBranch, "lrp": LowRankPrompt,
 }
 ADAPTERS = (*KINDS, "head")
 # These stand at the ends of blocks, so the backbone must have some.

@@ -89,8 +89,8 @@ def _mark_batch_constants(graph: ir.Graph, given: set[str], batch: int) -> None:
     """
     for name, value in list(graph.initializers.items()):
         dims = shape_of(value)
-        folded = name not in given and FOLDED_KEY in value.metadata_props
-        if folded and len(dims) > 1 and dims[0] == batch:
+        computed = name not in given and value.metadata_props.get(FOLDED_KEY) == "computed"
+        if computed and len(dims) > 1 and dims[0] == batch:
             value.name = f"{name}_b{batch}"
 
 

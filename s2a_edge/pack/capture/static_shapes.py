@@ -167,8 +167,7 @@ def become_constant(graph: ir.Graph, node: ir.Node, arrays: list[np.ndarray]) ->
         name = old.name
         old.name = None
         new = constant_value(name or "const", array)
-        if not _rearranges(node):
-            new.metadata_props[FOLDED_KEY] = "1"
+        new.metadata_props[FOLDED_KEY] = "rearranged" if _rearranges(node) else "computed"
         graph.register_initializer(new)
         old.replace_all_uses_with(new)
     graph.remove(node, safe=True)
@@ -179,7 +178,7 @@ def _rearranges(node: ir.Node) -> bool:
     source = node.inputs[0] if node.inputs else None
     return node.op_type == "Constant" or (
         node.op_type in _REARRANGED and source is not None
-        and FOLDED_KEY not in source.metadata_props)
+        and source.metadata_props.get(FOLDED_KEY) != "computed")
 
 
 def constant_value(name: str, array: np.ndarray) -> ir.Value:

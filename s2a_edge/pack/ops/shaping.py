@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.ops.padding import pad
 from s2a_edge.pack.rule import (
     Backward,
+    Forward,
     Gradients,
     Rule,
     constant_operands,
     int_attribute,
     ints_attribute,
+    is_constant,
     reshape,
     scalar,
     sum_to,
@@ -99,7 +104,32 @@ def _spread(g: GraphBuilder, value: ir.Value, axis: int, step: int) -> ir.Value:
                 g.constant([axis]))
 
 
+def _gather_forward(f: Forward) -> tuple[ir.Value, ...]:
+    if f.needs[0] and not at_hand(f.node.inputs[1]):
+        f.save("rows", f.x(1), "exact")
+    return f.emit()
+
+
+def _gather_refuses(node: ir.Node) -> str | None:
+    """Computed indices pick rows of a table: along axis 0, and the table is frozen or trains."""
+    return None if int_attribute(node, "axis", 0) == 0 else constant_operands(1)(node)
+
+
+def _picked_rows(b: Backward) -> Gradients:
+    """The gradient of a table whose rows were picked: each adds up in the row it came from."""
+    g, shape, rows = b.g, b.shape(0), math.prod(b.shape(1))
+    inner = math.prod(shape[1:])
+    picked = b.weight(1) if at_hand(b.node.inputs[1]) else b.saved("rows")
+    places = g.op("Expand", reshape(g, picked, (rows, 1)), g.constant([rows, inner]))
+    start = zeros(g, (shape[0], inner), b.dy)
+    table = g.op("ScatterElements", start, places, reshape(g, b.dy, (rows, inner)), axis=0,
+                 reduction="add")
+    return [reshape(g, table, shape), None]
+
+
 def _gather(b: Backward) -> Gradients:
+    if not is_constant(b.node.inputs[1]):
+        return _picked_rows(b)
     shape = b.shape(0)
     axis = int_attribute(b.node, "axis", 0) % len(shape)
     indices = b.constant(1).astype(np.int64)
@@ -158,7 +188,7 @@ RULES = {
     ("", "Concat"): Rule(_concat),
     ("", "Split"): Rule(_split),
     ("", "Slice"): Rule(_slice, refuses=constant_operands(1, 2, 3, 4)),
-    ("", "Gather"): Rule(_gather, refuses=constant_operands(1)),
+    ("", "Gather"): Rule(_gather, _gather_forward, _gather_refuses),
     ("", "DepthToSpace"): Rule(_depth_to_space),
     ("", "SpaceToDepth"): Rule(_space_to_depth),
     ("", "Tile"): Rule(_tile, refuses=constant_operands(1)),
