@@ -23,6 +23,7 @@ from s2a_edge.cli.inspect import inspect
 from s2a_edge.cli.keys import keygen, sign
 from s2a_edge.cli.pack import pack
 from s2a_edge.cli.releases import agent, releases, rollback, start
+from s2a_edge.cli.serve_serial import serve_serial
 from s2a_edge.cli.train import train
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ app.command("flash")(flash)
 app.command("releases")(releases)
 app.command("rollback")(rollback)
 app.command("start", context_settings={"ignore_unknown_options": True})(start)
+app.command("serve-serial")(serve_serial)
 app.command("agent", hidden=True)(agent)
 app.add_typer(devices, name="devices")
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from s2a_edge.link import bare_agent
+from s2a_edge.link.line import FdLine, LineLostError
+from s2a_edge.link.line_server import LineServer
 from s2a_edge.link.messages import (
     MAX_MESSAGE_BYTES,
     OnNote,
@@ -20,12 +22,37 @@ from s2a_edge.link.messages import (
 )
 from s2a_edge.spec.errors import LinkError, S2AError
 
+_IDLE_S = 60.0
+READY = b"s2a-edge: ready"
+
 
 def main() -> None:
-    """``agent ROOT``: one request on stdin, its answer on stdout."""
-    mode, root = sys.argv[1:3]
-    assert mode == "agent", mode
-    answer_one(Path(root).expanduser())
+    """``agent ROOT``: one request on stdin. ``serve ROOT``: the terminal that this runs in."""
+    mode, root = sys.argv[1], Path(sys.argv[2]).expanduser()
+    if mode == "serve":
+        serve_terminal(root)
+    else:
+        answer_one(root)
+
+
+def agent_command(root: Path) -> list[str]:
+    """What answers a request: the runtime that was pushed, or else this program."""
+    if (root / "runtime").is_dir():
+        environment = f"PYTHONPATH={root / 'runtime'}"
+        return ["env", environment, sys.executable, "-m", "s2a_edge.link.agent", str(root)]
+    return [sys.executable, sys.argv[0], "agent", str(root)]
+
+
+def serve_terminal(root: Path) -> None:
+    """Serve the host on stdin and stdout until it is done; the terminal is then as before."""
+    line = FdLine(0, 1)
+    try:
+        print(READY.decode(), flush=True)
+        LineServer(line, root, agent_command).serve(_IDLE_S)
+    except LineLostError:
+        pass  # the shell that started this notices by itself
+    finally:
+        line.restore()
 
 
 def answer_one(root: Path) -> None:

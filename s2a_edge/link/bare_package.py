@@ -1,6 +1,6 @@
 """The part of s2a-edge that a bare board runs, as one zip that ``python3 FILE`` starts.
 
-Its modules need nothing but the standard library of Python 3.8 or newer.
+Its modules need nothing but the standard library of Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ BARE_MODULES = (
     "spec/storage.py",
     "link/blobs.py",
     "link/messages.py",
+    "link/framing.py",
+    "link/channel.py",
+    "link/stream_messages.py",
+    "link/line.py",
+    "link/agent_process.py",
+    "link/line_server.py",
     "link/bare_agent.py",
     "link/bare_main.py",
 )
@@ -23,7 +29,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the same content is always the same bytes
 
 
 def build_bare_package() -> bytes:
-    """The zip: ``python3 FILE agent ROOT`` answers one request."""
+    """The zip: ``python3 FILE agent ROOT`` answers one request, ``serve`` a whole terminal."""
     files = {"__main__.py": _MAIN}
     # The real __init__.py files would load more than there is.
     files |= {f"s2a_edge/{name}__init__.py": b"" for name in ("", "spec/", "link/")}

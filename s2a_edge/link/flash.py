@@ -91,6 +91,7 @@ def flash(
         LinkError: the board cannot be reached, or the way broke; flash again to go on.
         S2AError: the board's reason not to take the bundle; what is in use there is unchanged.
     """
+    transport.notify = _note(on_progress)
     if runtime is not None:
         _send_runtime(runtime, transport, on_progress)
     request = _request(bundle, options or Options())

@@ -26,9 +26,13 @@ def _open(target: Target) -> Transport:
         from s2a_edge.link.ssh_transport import SshTransport
 
         return SshTransport(target)
+    if target.kind == "serial":
+        from s2a_edge.link.serial_transport import SerialTransport
+
+        return SerialTransport(target)
     raise UsageError(
         where=f"target {target.text!a}",
         expected="a target that this version can use",
         got=target.kind,
-        todo="use dir: or ssh:",
+        todo="use dir:, ssh: or serial:",
     )

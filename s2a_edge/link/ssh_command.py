@@ -8,7 +8,6 @@ further options for ssh and sftp, such as ``-F FILE``.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -141,8 +140,11 @@ class SshCommand:
         """End the connection, if it is ours."""
         if self._master is not None:
             self._master.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._master.wait(5)
+            try:
+                self._master.wait(2)
+            except subprocess.TimeoutExpired:
+                self._master.kill()
+                self._master.wait()
             self._master = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

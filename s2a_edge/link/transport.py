@@ -43,9 +43,11 @@ class Transport(ABC):
 
     Attributes:
         target: as the user gave it, for messages.
+        notify: told in a line what happens to the way itself.
     """
 
     target: str
+    notify: OnNote = staticmethod(lambda text: None)
 
     @abstractmethod
     def call(self, request: Request, on_note: OnNote) -> Any:

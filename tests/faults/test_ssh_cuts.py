@@ -18,7 +18,7 @@ from tests.run.toy_bundle import write_toy_bundle
 from tests.run.toy_graphs import ToySize
 
 SIZE = ToySize(features=300, hidden=200)  # 240 kB of weights: several packets
-TOTAL_BYTES = 330_000  # about what a flash sends, ssh's own included
+TOTAL_BYTES = 250_000  # about what a flash sends, ssh's own included
 
 
 @pytest.fixture(scope="module")
