@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from s2a_edge.pack.codecs.codebook import Histogram
 from s2a_edge.pack.codecs.codec import Array, Codec, Shape
-from s2a_edge.pack.codecs.derivative import COMPANDERS, DerivativeCodec
+from s2a_edge.pack.codecs.derivative import REFERENCES, WIDTHS, DerivativeCodec
 from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
 from s2a_edge.pack.codecs.index import IndexCodec
 from s2a_edge.pack.codecs.mask import MaskCodec, mask_bounds
@@ -19,18 +20,19 @@ MASKS = {
 }
 
 
-def codec_for(kind: str, bits: int, shape: Shape, samples: Array | None = None) -> Codec:
+def codec_for(kind: str, bits: int, shape: Shape, samples: Array | Histogram | None = None,
+              ) -> Codec:
     """The codec for a saved value.
 
     Args:
         kind: ``derivative:<fn>`` (fn as in ``activations.DERIVATIVES``; ``encode`` takes the
             pre-activation), ``mask``, ``mask:relu6``, ``mask:LOW:HIGH``, ``normalized``,
             ``probability``, ``activation`` or ``index``.
-        bits: 2, 4, 8, or for other kinds than derivatives 16 and 32. Masks always take 1 bit,
-            indices the least of 1, 2, 4 and 8 that is enough.
+        bits: 2, 3, 4, 8; for derivatives also 1, for all others 16 and 32. Masks always take
+            1 bit, indices the least of 1, 2, 4 and 8 that is enough.
         shape: of the value.
-        samples: pre-activations of the model at hand, float32 of any shape, that the levels of a
-            derivative are fitted to.
+        samples: pre-activations of the model at hand, float32 of any shape, or their weighted
+            distribution, that the codebook of a derivative is made for.
 
     Raises:
         InternalError: if there is no such codec.
@@ -61,10 +63,10 @@ def _bounded_mask(detail: str) -> Codec | None:
     return MaskCodec(low, high, name="mask1_bounded")
 
 
-def _derivative(function: str, bits: int, samples: Array | None) -> Codec | None:
+def _derivative(function: str, bits: int, samples: Array | Histogram | None) -> Codec | None:
     if function in MASKS:
         return MASKS[function]
-    if function not in COMPANDERS or bits not in (2, 4, 8):
+    if function not in REFERENCES or bits not in WIDTHS:
         return None
     codec = DerivativeCodec(function, bits)
     return codec if samples is None else codec.fit(samples)
@@ -76,12 +78,12 @@ def _value(family: str, bits: int) -> Codec | None:
     if bits == 16:
         return HalfCodec()
     if family == "probability":
-        return ProbabilityCodec(bits) if bits in (2, 4, 8) else None
+        return ProbabilityCodec(bits) if bits in (2, 3, 4, 8) else None
     if bits == 8:
         return RowCodec()
     if bits == 4 and family == "normalized":
         return SymmetricCodec()
-    return AsymmetricCodec(bits) if bits in (2, 4) else None
+    return AsymmetricCodec(bits) if bits in (2, 3, 4) else None
 
 
 __all__ = ["MASKS", "codec_for"]

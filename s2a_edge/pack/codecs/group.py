@@ -1,4 +1,4 @@
-"""Four and two bits with one scale per group: LayerNorm's x-hat, q, k, v and anything else."""
+"""Two to eight bits with one scale per group: LayerNorm's x-hat, q, k, v and anything else."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from s2a_edge.pack.codecs.words import lookup_words, pack_words, round_to_codes,
 from s2a_edge.pack.graph import GraphBuilder, shape_of
 from s2a_edge.spec.lowbit import SCALE_BYTES, round_to_bfloat16
 
-_WIDTH = 4
-_LIMIT = 7
-_ZERO_CODE = 8
-# Two bits: where the outermost of four levels lies, relative to the group's farthest element. Few
-# elements of a group of tokens are near the farthest; measured on a ViT-S/14 (bench_codecs.py).
-_OUTER_LEVEL_2 = 0.8
+# Where the outermost level lies, relative to the group's farthest element: few elements of a group
+# of tokens are near the farthest. Measured on a ViT-S/14 (bench_codecs.py) by the gradient error.
+# A scale by standard deviation, as would suit normal values, is several times worse at any number
+# of bits: a few outliers carry much of what the backward needs.
+_OUTER_LEVEL = {2: 0.8, 3: 0.9}
 # Where a group is nearly constant, the step is bounded below in units of its centre, so that
 # x / step stays exact enough to subtract from.
 _LEAST_STEP = 2.0**-16
@@ -35,34 +34,58 @@ _LEAST_STEP = 2.0**-16
 
 @dataclass(frozen=True)
 class SymmetricCodec:
-    """4 bits: -7..7 times max|x| / 7 of the group; zero is exact, error at most max|x| / 14."""
+    """4 or 8 bits: -L..L times max|x| / L of the group, L = 7 or 127; zero is exact.
 
-    name: str = "symmetric4"
-    bits: float = 4.0
+    The error is at most max|x| / 2L.
+    """
+
+    width: int = 4
+
+    @property
+    def name(self) -> str:
+        """``symmetric4``, ``symmetric8``."""
+        return f"symmetric{self.width}"
+
+    @property
+    def bits(self) -> float:
+        """The width."""
+        return float(self.width)
+
+    @property
+    def _limit(self) -> int:
+        return (1 << self.width - 1) - 1
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """(words, scales bfloat16 [outer, 1, inner])."""
         groups = Grouping.of(shape_of(x)).view(g, x)
-        stored, scale = store_scale(g, magnitude(g, groups), 1 / _LIMIT)
+        stored, scale = store_scale(g, magnitude(g, groups), 1 / self._limit)
         units = g.op("Mul", groups, g.op("Reciprocal", scale))
-        return pack_words(g, round_to_codes(g, units, 1.0, _ZERO_CODE), _WIDTH), stored
+        if self.width == 8:
+            zero = g.constant(np.zeros((), np.int8))
+            return g.op("QuantizeLinear", units, g.constant(1.0), zero), stored
+        return pack_words(g, round_to_codes(g, units, 1.0, self._limit + 1), self.width), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times scale."""
         grouping = Grouping.of(shape)
-        levels = np.arange(1 << _WIDTH, dtype=np.float32) - np.float32(_ZERO_CODE)
-        units = lookup_words(g, stored[0], levels, grouping.shape)
+        if self.width == 8:
+            units = g.op("DequantizeLinear", stored[0], g.constant(1.0))
+        else:
+            levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._limit + 1)
+            units = lookup_words(g, stored[0], levels, grouping.shape)
         return grouping.restore(g, g.op("Mul", units, load_bfloat16(g, stored[1])), shape)
 
     def stored_bytes(self, shape: Shape) -> int:
         """Words and scales."""
         grouping = Grouping.of(shape)
-        return words_bytes(grouping.elements, _WIDTH) + grouping.scales * SCALE_BYTES
+        codes = grouping.elements if self.width == 8 \
+            else words_bytes(grouping.elements, self.width)
+        return codes + grouping.scales * SCALE_BYTES
 
     def reference(self, x: Array) -> Array:
         """The same in numpy."""
         groups = Grouping.of(x.shape).view_array(x)
-        scale = reference_scale(np.abs(groups).max(1, keepdims=True), 1 / _LIMIT)
+        scale = reference_scale(np.abs(groups).max(1, keepdims=True), 1 / self._limit)
         decoded: Array = np.rint(groups * (np.float32(1) / scale)) * scale
         return decoded.reshape(-1)[: x.size].reshape(x.shape)
 
@@ -72,15 +95,15 @@ class AsymmetricCodec:
     """Equal steps over the span of the group, for values with an offset such as q, k and v.
 
     x ~ centre + (code - top / 2) * step, both in bfloat16. The step is stretched for what
-    rounding moves the centre (at most 2**-8 of it). Error at most half a step; at 2 bits the step
-    is reach / 1.875, which leaves 0.4 of a step beyond the outer levels.
+    rounding moves the centre (at most 2**-8 of it). Error at most half a step; at 2 and 3 bits
+    what lies farthest is up to 0.4 of a step beyond the outer levels.
     """
 
     width: int
 
     @property
     def name(self) -> str:
-        """``asymmetric4``, ``asymmetric2``."""
+        """``asymmetric2`` to ``asymmetric5``."""
         return f"asymmetric{self.width}"
 
     @property
@@ -101,7 +124,7 @@ class AsymmetricCodec:
     @property
     def _reach(self) -> float:
         """Steps from the centre to the farthest element, less than half a step past a level."""
-        return self._half if self.width == 4 else self._half / _OUTER_LEVEL_2
+        return self._half / _OUTER_LEVEL.get(self.width, 1.0)
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """(words, steps bfloat16 [outer, 1, inner], centres bfloat16 [outer, 1, inner])."""

@@ -21,7 +21,7 @@ from s2a_edge.pack.graph import GraphBuilder, shape_of
 
 @dataclass(frozen=True)
 class ProbabilityCodec:
-    """Probabilities over the last axis at 2, 4 or 8 bits."""
+    """Probabilities over the last axis at 2, 3, 4 or 8 bits."""
 
     width: int
 

@@ -18,10 +18,18 @@ from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
 
 # Rows of a table longer than these would outgrow a small core's cache (2 bits: 2 MiB).
 _LONG_WORD_BITS = (4, 8)
+# Codes of these widths do not fill a byte; five or three of them nearly fill 16 bits.
+_ODD_BITS = (3, 5)
 
 
 def word_bits(count: int, bits: int) -> int:
-    """Bits of the words for ``count`` codes: 16 for codes of 4 and 8 bits, if that divides."""
+    """Bits of the words for ``count`` codes.
+
+    16 for codes of 3 and 5 bits, of which one bit stays empty, and for codes of 4 and 8 bits if
+    that divides; else 8.
+    """
+    if bits in _ODD_BITS:
+        return 16
     return 16 if bits in _LONG_WORD_BITS and count * bits % 16 == 0 else 8
 
 
@@ -54,11 +62,10 @@ def round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int = 0,
                    top: int = 255) -> ir.Value:
     """float32 ``round(x / step) + offset``, ties to even, as an integer code.
 
-    Saturates below at ``offset`` or 0, whichever is larger, and above at ``top``. A
-    quantize-dequantize pair: on CPU it takes the time of Round alone, and scales, shifts and
-    saturates on the way. Only one end can be moved: ``offset`` needs ``top`` 255.
+    Saturates above at ``top``; below at 0 where ``top`` is 255, elsewhere the caller sees to it
+    that x is not below ``-offset * step``. A quantize-dequantize pair: on CPU it takes the time of
+    Round alone, and scales, shifts and saturates on the way.
     """
-    assert offset == 0 or top == 255
     zero_point = 255 - top + offset
     codes = g.op("QuantizeLinear", x, g.constant(float(step)),
                  g.constant(np.array(zero_point, np.uint8)))
@@ -88,9 +95,10 @@ def lookup_words(g: GraphBuilder, words: ir.Value, levels: Array, shape: Shape) 
 
 
 def word_codes(width: int, bits: int) -> NDArray[np.uint16]:
-    """uint16 [2**width, width // bits]: the codes in every word, lowest bits first."""
-    words = np.arange(1 << width, dtype=np.uint32).reshape(-1, 1)
-    shifts = np.arange(0, width, bits, dtype=np.uint32)
+    """uint16 [words, width // bits]: the codes in every word that occurs, lowest bits first."""
+    per_word = width // bits
+    words = np.arange(1 << bits * per_word, dtype=np.uint32).reshape(-1, 1)
+    shifts = bits * np.arange(per_word, dtype=np.uint32)
     return ((words >> shifts) & np.uint32((1 << bits) - 1)).astype(np.uint16)
 
 

@@ -13,12 +13,12 @@ from s2a_edge.pack.graph import GraphBuilder, model_of
 
 # Every kind and number of bits that has a codec of its own.
 CHOICES = [
-    *((f"derivative:{function}", bits) for bits in (2, 4, 8) for function in (
+    *((f"derivative:{function}", bits) for bits in (1, 2, 3, 4, 8) for function in (
         "gelu", "gelu_tanh", "silu", "mish", "hardswish", "elu", "softplus", "sigmoid", "tanh",
         "erf", "softsign")),
     ("mask", 1), ("mask:relu6", 1), ("derivative:hardsigmoid", 4),
     *((kind, bits) for kind in ("normalized", "activation", "probability")
-      for bits in (2, 4, 8, 16, 32)),
+      for bits in (2, 3, 4, 8, 16, 32)),
     *(("index", bits) for bits in (1, 2, 3, 4, 8)),
 ]
 

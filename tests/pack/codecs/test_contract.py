@@ -59,7 +59,7 @@ def test_finite_stays_finite(kind: str, bits: int, pattern: str) -> None:
         _agree(decoded, codec.reference(x))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("peak", [0.0, 1e-30, 1.0])
 def test_rows_without_a_sum_stay_finite(bits: int, peak: float) -> None:
     # A softmax never yields such rows; a masked one may.
@@ -75,5 +75,7 @@ def test_stored_bytes_are_near_the_nominal_bits(kind: str, bits: int) -> None:
     x = sample(kind, bits, (2, 197, 64))
     codec = codec_of(kind, bits, x)
     overhead = 8 * codec.stored_bytes(x.shape) / x.size - codec.bits
-    # The dearest metadata: one bfloat16 per row of 64, and two per 197 tokens.
-    assert 0 <= overhead <= 0.26
+    # The dearest metadata: one bfloat16 per row of 64, and two per 197 tokens. Five codes of 3 bits
+    # are 15 bits of a 16-bit word.
+    unused = 0.2 if codec.bits == 3 else 0.0
+    assert 0 <= overhead <= 0.26 + unused

@@ -8,11 +8,12 @@ import pytest
 
 from s2a_edge.pack.codecs import codec_for
 from s2a_edge.pack.codecs.activations import DERIVATIVES
-from s2a_edge.pack.codecs.derivative import COMPANDERS, DerivativeCodec
+from s2a_edge.pack.codecs.codebook import REFERENCES, Histogram
+from s2a_edge.pack.codecs.derivative import WIDTHS, DerivativeCodec
 
-# Relative error over the reference distribution, as computed when the companders were chosen,
+# Relative error over the reference distribution, as computed when the candidates were chosen,
 # rounded up by a tenth: a change that costs accuracy must be made on purpose.
-_ERROR_4 = {"gelu": 0.064, "gelu_tanh": 0.064, "silu": 0.051, "mish": 0.048, "elu": 0.022,
+_ERROR_4 = {"gelu": 0.09, "gelu_tanh": 0.09, "silu": 0.064, "mish": 0.061, "elu": 0.022,
             "hardswish": 0.065, "softplus": 0.036, "sigmoid": 0.035, "tanh": 0.04, "erf": 0.035,
             "softsign": 0.048}
 
@@ -50,58 +51,101 @@ def test_derivatives_are_slopes(function: str) -> None:
     np.testing.assert_allclose(DERIVATIVES[function](x), slope, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("width", [2, 4, 8])
-@pytest.mark.parametrize("function", COMPANDERS)
+WIDTHS_OF = [(f, w) for f in REFERENCES for w in WIDTHS]
+
+
+def _draws(function: str, count: int = 200_000) -> np.ndarray:
+    reference = REFERENCES[function]
+    normal = np.random.default_rng(0).standard_normal(count)
+    return np.asarray(reference.mean + reference.deviation * normal)
+
+
+@pytest.mark.parametrize(("function", "width"), WIDTHS_OF)
 def test_every_level_lies_within_its_cell(function: str, width: int) -> None:
-    # So no error exceeds the change of g' within one cell.
+    # So no error exceeds the change of g' within one cell. The shift that takes back the bias of
+    # the exact ends may leave a cell by a little.
     codec = DerivativeCodec(function, width)
     x = np.linspace(-11.9, 11.9, 23801)
     slope, decoded = DERIVATIVES[function](x), codec.reference(x.astype(np.float32))
     assert np.isfinite(codec.levels).all()
     for level in np.unique(decoded):
         cell = slope[decoded == level]
-        assert cell.min() - 1e-3 <= level <= cell.max() + 1e-3
+        assert cell.min() - 5e-3 <= level <= cell.max() + 5e-3
 
 
-@pytest.mark.parametrize("function", COMPANDERS)
+@pytest.mark.parametrize("function", REFERENCES)
 def test_error_over_the_reference_distribution(function: str) -> None:
-    compander = COMPANDERS[function]
-    draws = np.random.default_rng(0).standard_normal(200_000)
-    x = compander.mean + compander.deviation * draws
+    x = _draws(function)
     slope = DERIVATIVES[function](x)
     error = codec_for(f"derivative:{function}", 4, x.shape).reference(x.astype(np.float32)) - slope
     assert np.linalg.norm(error) / np.linalg.norm(slope) < _ERROR_4[function]
 
 
-@pytest.mark.parametrize("function", COMPANDERS)
+@pytest.mark.parametrize(("function", "width"), WIDTHS_OF)
+def test_codes_are_unbiased(function: str, width: int) -> None:
+    x = _draws(function)
+    slope = DERIVATIVES[function](x)
+    error = DerivativeCodec(function, width).reference(x.astype(np.float32)) - slope
+    # The bins of the histogram are 0.02 wide; the draws are as far from their mean.
+    assert abs(error.mean()) < 5e-3 * np.linalg.norm(slope) / x.size**0.5
+
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("function", [f for f in REFERENCES if f != "softsign"])
+def test_far_out_the_derivative_is_exact(function: str, width: int) -> None:
+    measured = (0.4 * np.random.default_rng(2).standard_normal(5000) - 2).astype(np.float32)
+    default = DerivativeCodec(function, width)
+    for codec in (default, default.fit(measured)):
+        decoded = codec.reference(np.array([-50.0, 50.0], np.float32))
+        assert tuple(decoded.tolist()) == REFERENCES[function].ends
+
+
+@pytest.mark.parametrize("function", REFERENCES)
 def test_more_bits_are_closer(function: str) -> None:
-    x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+    x = _draws(function, 20_000).astype(np.float32)
     slope = DERIVATIVES[function](x.astype(np.float64))
-    errors = [np.abs(DerivativeCodec(function, width).reference(x) - slope).mean()
-              for width in (8, 4, 2)]
-    assert errors[0] < errors[1] / 4 < errors[2] / 8
+    errors = [float(np.square(DerivativeCodec(function, width).reference(x) - slope).sum())
+              for width in (8, 4, 3, 2, 1)]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[1] / 20 and errors[1] < errors[3] / 3
 
 
-@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize("width", [2, 3, 4, 8])
 def test_hardswish_is_exact_outside_its_bend(width: int) -> None:
     x = np.array([-50.0, -3.01, 3.01, 50.0], np.float32)
     decoded = DerivativeCodec("hardswish", width).reference(x)
-    assert decoded.tolist() == [0.0, 0.0, 1.0, 1.0]
+    if width in (4, 8):
+        assert decoded.tolist() == [0.0, 0.0, 1.0, 1.0]
+    else:  # means of cells whose derivative is 0 and 1
+        np.testing.assert_allclose(decoded, [0, 0, 1, 1], atol=1e-6)
 
 
-def test_levels_fit_a_models_own_values() -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_codebook_fits_a_models_own_values(width: int) -> None:
     x = (0.4 * np.random.default_rng(2).standard_normal(50_000) - 2).astype(np.float32)
     slope = DERIVATIVES["gelu"](x.astype(np.float64))
-    default, fitted = (codec_for("derivative:gelu", 2, x.shape, samples) for samples in (None, x))
+    default, fitted = (codec_for("derivative:gelu", width, x.shape, samples)
+                       for samples in (None, x))
     errors = [float(np.square(c.reference(x) - slope).sum()) for c in (default, fitted)]
     assert errors[1] < errors[0]
-    assert fitted.name == "gelu2_fitted"
+    assert fitted.name == f"gelu{width}_fitted"
 
 
-def test_fitting_keeps_the_level_of_an_unseen_cell() -> None:
-    default = DerivativeCodec("gelu", 4)
-    fitted = default.fit(np.full(10, -1.0, np.float32))
-    changed = np.flatnonzero(fitted.levels != default.levels)
-    assert changed.size == 1
-    assert fitted.levels[changed[0]] == pytest.approx(
-        DERIVATIVES["gelu"](np.array([-1.0]))[0], rel=1e-6)
+def test_the_weight_decides_where_cells_are_fine() -> None:
+    x = np.linspace(-4, 4, 4001)
+    slope = DERIVATIVES["gelu"](x)
+
+    def error(weighted: np.ndarray, judged: np.ndarray) -> float:
+        codec = DerivativeCodec("gelu", 3).fit(Histogram.of(x, weighted))
+        return float(judged @ np.square(codec.reference(x.astype(np.float32)) - slope))
+
+    left, right = (np.where(x < 0, a, b) for a, b in ((1.0, 0.01), (0.01, 1.0)))
+    assert error(left, left) < error(right, left)
+    assert error(right, right) < error(left, right)
+
+
+def test_unseen_cells_keep_sensible_levels() -> None:
+    fitted = DerivativeCodec("gelu", 8).fit(np.full(10, -1.0, np.float32))
+    x = np.linspace(-6, 6, 500)
+    error = np.abs(fitted.reference(x.astype(np.float32)) - DERIVATIVES["gelu"](x))
+    assert error.max() < 0.2

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2a_edge.pack.codecs import codec_for
+from s2a_edge.pack.codecs.group import SymmetricCodec
 from s2a_edge.pack.codecs.scales import Grouping, row_size
-from tests.pack.codecs.codec_runs import sample
+from tests.pack.codecs.codec_runs import run, sample
 
 # A scale is rounded to bfloat16, by at most 2**-8 of it; float32 arithmetic adds less than 2**-20.
 _ROUNDING = 1 + 2**-8 + 2**-20
@@ -65,7 +66,7 @@ def test_symmetric_error_is_half_a_step(values: tuple[int, tuple[int, ...], floa
 
 
 @settings(max_examples=20, deadline=None)
-@given(_VALUES, st.sampled_from([2, 4]))
+@given(_VALUES, st.sampled_from([2, 3, 4]))
 def test_asymmetric_error_is_half_a_step(values: tuple[int, tuple[int, ...], float],
                                          bits: int) -> None:
     seed, shape, offset = values
@@ -75,8 +76,21 @@ def test_asymmetric_error_is_half_a_step(values: tuple[int, tuple[int, ...], flo
     high, low = groups.max(1, keepdims=True), groups.min(1, keepdims=True)
     # Rounding moves the centre by 2**-8 of it; the step grows by as much.
     reach = (high - low) / 2 + np.abs(high + low) / 2 * 2**-8
-    step = reach / {4: 7.5, 2: 1.875}[bits]
+    step = reach / {4: 7.5, 3: 3.5 / 0.9, 2: 1.875}[bits]
     assert (_groups(error) <= np.maximum(step / 2 * _ROUNDING, np.abs(groups) * 2**-16)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(_VALUES)
+def test_eight_bits_with_a_scale_for_each_channel(values: tuple[int, tuple[int, ...], float],
+                                                  ) -> None:
+    seed, shape, offset = values
+    x = sample("normalized", 8, shape, seed) + np.float32(offset)
+    error = np.abs(SymmetricCodec(8).reference(x) - x)
+    step = np.abs(_groups(x)).max(1, keepdims=True) / 127
+    assert (_groups(error) <= step / 2 * _ROUNDING).all()
+    np.testing.assert_allclose(run(SymmetricCodec(8), x).decoded, SymmetricCodec(8).reference(x),
+                               atol=float(step.max()) * 1e-3)
 
 
 @settings(max_examples=20, deadline=None)
