@@ -58,10 +58,10 @@ class Precision:
     def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False, key: str = "",
               ) -> Codec:
         """See :meth:`Policy.codec`; values of a kind are treated alike, whatever their key."""
-        if kind == "exact" or (kind == "activation" and len(shape) <= 2):
-            # Per-row statistics and pooled features: thousandths of the bytes, full accuracy.
+        if kind == "exact" or (kind == "activation" and is_statistic(shape)):
+            # Thousandths of the bytes, full accuracy.
             return ExactCodec("activation")
-        if self.bits == 32:
+        if self.bits == 32 or (kind.startswith("derivative") and is_statistic(shape)):
             return ExactCodec(kind)
         bits = max(self.bits, 8) if recomputes else self.bits
         family, _, detail = kind.partition(":")
@@ -81,3 +81,11 @@ class Precision:
         if self.bits == 8:
             return True
         return tokens >= 3 * width
+
+
+def is_statistic(shape: tuple[int, ...]) -> bool:
+    """Whether a value of ``shape`` is a statistic of others, with one axis besides the batch.
+
+    [N, C], [N, C, 1, 1] (pooled features, gates of channels), [N, T, 1] (one number per token).
+    """
+    return len(shape) <= 2 or sum(extent > 1 for extent in shape[1:]) <= 1

@@ -51,9 +51,16 @@ def test_every_kind_has_a_codec_at_every_setting(kind: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("shape", [(4, 32), (32,)])
-def test_pooled_features_are_kept_as_they_are(shape: tuple[int, ...], bits: int) -> None:
+@pytest.mark.parametrize("shape", [(4, 32), (32,), (4, 32, 1, 1), (4, 1, 1, 32), (4, 32, 1)])
+def test_statistics_are_kept_as_they_are(shape: tuple[int, ...], bits: int) -> None:
     assert Precision(bits).codec("activation", shape) == ExactCodec("activation")
+    kind = "derivative:sigmoid"
+    assert Precision(bits).codec(kind, shape) == ExactCodec(kind)
+
+
+@pytest.mark.parametrize("shape", [(4, 32, 2, 1), (1, 8, 32), (4, 1, 8, 8)])
+def test_maps_and_tokens_are_no_statistics(shape: tuple[int, ...]) -> None:
+    assert Precision(4).codec("activation", shape).bits == 4
 
 
 def test_32_bits_means_nothing_compressed() -> None:

@@ -60,15 +60,35 @@ def _layer_norm_backward(b: Backward) -> Gradients:
     return grads
 
 
+def _rows_last(node: ir.Node) -> list[int] | None:
+    """The swap of axes that puts the axis of a softmax last; None where it is last."""
+    rank = len(shape_of(node.outputs[0]))
+    axis = int_attribute(node, "axis", -1) % rank
+    perm = list(range(rank))
+    perm[axis], perm[-1] = perm[-1], perm[axis]
+    return None if axis == rank - 1 else perm
+
+
+def _save_probabilities(f: Forward, p: ir.Value) -> None:
+    # Decoded probabilities are made to sum to 1 along the last axis.
+    perm = _rows_last(f.node)
+    f.save("p", p if perm is None else f.g.op("Transpose", p, perm=perm), "probability")
+
+
+def _probabilities(b: Backward) -> ir.Value:
+    perm, p = _rows_last(b.node), b.saved("p")
+    return p if perm is None else b.g.op("Transpose", p, perm=perm)
+
+
 def _softmax_forward(f: Forward) -> tuple[ir.Value, ...]:
     outputs = f.emit()
-    f.save("p", outputs[0], "probability")
+    _save_probabilities(f, outputs[0])
     return outputs
 
 
 def _softmax_backward(b: Backward) -> Gradients:
     # dx = p (dy - Σ dy p)
-    g, p = b.g, b.saved("p")
+    g, p = b.g, _probabilities(b)
     axis = int_attribute(b.node, "axis", -1)
     total = g.op("ReduceSum", g.op("Mul", b.dy, p), g.constant([axis]), keepdims=1)
     return [g.op("Mul", g.op("Sub", b.dy, total), p)]
@@ -76,7 +96,7 @@ def _softmax_backward(b: Backward) -> Gradients:
 
 def _log_softmax_forward(f: Forward) -> tuple[ir.Value, ...]:
     outputs = f.emit()
-    f.save("p", f.g.op("Exp", outputs[0]), "probability")
+    _save_probabilities(f, f.g.op("Exp", outputs[0]))
     return outputs
 
 
@@ -84,7 +104,7 @@ def _log_softmax_backward(b: Backward) -> Gradients:
     # dx = dy - p Σ dy
     g, axis = b.g, int_attribute(b.node, "axis", -1)
     total = g.op("ReduceSum", b.dy, g.constant([axis]), keepdims=1)
-    return [g.op("Sub", b.dy, g.op("Mul", b.saved("p"), total))]
+    return [g.op("Sub", b.dy, g.op("Mul", _probabilities(b), total))]
 
 
 RULES = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,7 +116,7 @@ class Built:
         return {**self.inputs, **self.seeds}
 
 
-def build(sample: Sample, dtype: str, seed: int = 0) -> Built:
+def build(sample: Sample, dtype: str, seed: int = 0, precision: Precision = UNCOMPRESSED) -> Built:
     """The sample's graph and gradients in ``dtype``."""
     rng = np.random.default_rng(seed)
     g = GraphBuilder()
@@ -138,10 +140,17 @@ def build(sample: Sample, dtype: str, seed: int = 0) -> Built:
             opened.append(value)
     outputs = g.multi(sample.op, operands, sample.outputs, domain=sample.domain,
                       **sample.attributes)
-    step = vector_jacobian_product(g.nodes, opened, outputs, UNCOMPRESSED)
+    step = vector_jacobian_product(g.nodes, opened, outputs, precision)
     seeds = {f"dy_{i}": np.asarray(rng.standard_normal(shape_of(v)), dtype)
              for i, v in enumerate(outputs)}
     return Built(step, inputs, seeds)
+
+
+def executed(profile: str) -> list[str]:
+    """Names of the nodes that a profiled session ran, in order."""
+    events = json.loads(Path(profile).read_text(encoding="utf-8"))
+    return [e["name"].removesuffix("_kernel_time") for e in events
+            if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
 
 
 def run_reference(built: Built, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -26,9 +26,19 @@ class Sample:
 
     @property
     def id(self) -> str:
-        shapes = "-".join("x".join(map(str, i)) if isinstance(i, tuple) else "c"
-                          for i in self.inputs if i is not None)
-        return f"{self.op}[{shapes}]{self.note}"
+        operands = "-".join(_operand(i) for i in self.inputs)
+        attributes = ",".join(f"{k}={v}".replace(" ", "") for k, v in self.attributes.items())
+        return f"{self.op}[{operands}]{attributes}{' ' if self.note else ''}{self.note}"
+
+
+def _operand(given: Any) -> str:
+    if given is None:
+        return ""
+    if isinstance(given, tuple):
+        return "x".join(map(str, given)) or "scalar"
+    if given.dtype.kind == "i":
+        return "c" + "_".join(map(str, given.reshape(-1)))
+    return "c" + "x".join(map(str, given.shape))
 
 
 def ints(*values: int) -> np.ndarray:

@@ -33,6 +33,8 @@ SAMPLES = [
     Sample("Selu", ((3, 5),), lambda x: 1.5 * F.elu(x, 2.0), {"alpha": 2.0, "gamma": 1.5},
            note="attributes"),
     Sample("PRelu", ((2, 3, 4, 1), SLOPE), lambda x: F.prelu(x, T(SLOPE.ravel()).to(x))),
+    Sample("PRelu", ((2, 3, 4), (1, 3, 1)), lambda x, a: torch.where(x > 0, x, a * x),
+           note="same-rank"),
     Sample("PRelu", ((2, 3, 4), (3, 1)), lambda x, a: torch.where(x > 0, x, a * x), note="open"),
     Sample("PRelu", (frozen(2, 3), (1,)), lambda a: torch.where(
         T(frozen(2, 3)).to(a) > 0, T(frozen(2, 3)).to(a), a * T(frozen(2, 3)).to(a)),

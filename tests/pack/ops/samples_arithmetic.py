@@ -16,7 +16,8 @@ CHOICE = np.array([[True, False, True, False]])
 
 def _broadcasting(op: str, fn: Any, positive: bool = False) -> list[Sample]:
     """Leading axes missing, size-1 axes on both sides, a scalar, equal shapes of one."""
-    shapes: list[Any] = [((2, 1, 4), (3, 1)), ((4,), (1, 3, 4)), ((), (2, 3)), ((1, 1), (1, 1))]
+    shapes: list[Any] = [((2, 1, 4), (3, 1)), ((4,), (1, 3, 4)), ((2, 1, 4), (2, 3, 1)),
+                         ((), (2, 3)), ((1, 1), (1, 1))]
     return [Sample(op, pair, fn, positive=positive, note="broadcast") for pair in shapes]
 
 

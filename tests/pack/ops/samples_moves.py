@@ -76,6 +76,7 @@ VIEWS = [
     Sample("Flatten", ((2, 3),), lambda x: x.reshape(1, 6), {"axis": 0}, note="all"),
     Sample("Squeeze", ((1, 3, 1),), lambda x: x.squeeze(), note="all"),
     Sample("Unsqueeze", ((3,), ints(-1, 0)), lambda x: x[None, :, None], note="two"),
+    Sample("Unsqueeze", ((1, 3), ints(1)), lambda x: x[:, None]),
     Sample("Transpose", ((1, 3),), lambda x: x.T, {"perm": [1, 0]}),
     Sample("Concat", ((2, 3), (2, 1), (2, 2)), lambda a, b, c: torch.cat([a, b, c], 1),
            {"axis": -1}, note="three"),
