@@ -21,6 +21,7 @@ from s2a_edge.cli.failures import FailureGroup
 from s2a_edge.cli.flash import flash
 from s2a_edge.cli.inspect import inspect
 from s2a_edge.cli.keys import keygen, sign
+from s2a_edge.cli.links import links, pull
 from s2a_edge.cli.pack import pack
 from s2a_edge.cli.releases import agent, releases, rollback, start
 from s2a_edge.cli.serve_serial import serve_serial
@@ -65,6 +66,8 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("flash")(flash)
+app.command("pull")(pull)
+app.command("links")(links)
 app.command("releases")(releases)
 app.command("rollback")(rollback)
 app.command("start", context_settings={"ignore_unknown_options": True})(start)

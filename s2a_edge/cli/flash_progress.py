@@ -52,7 +52,9 @@ class FlashView:
     def _begin(self, now: Flashing) -> None:
         """A new phase: the estimate first, then what is going on."""
         self._shown = now.phase
-        if now.phase == "sending":
+        if now.phase == "fetching":
+            self._output.note(estimate(now))
+        elif now.phase == "sending":
             if not now.total_bytes:
                 self._output.note("nothing to send: the board has all of it")
                 return
@@ -67,7 +69,7 @@ class FlashView:
 
 def estimate(now: Flashing) -> str:
     """``sending 12 MiB (84 MiB are there), about 2 min``."""
-    text = f"sending {format_bytes(now.total_bytes)}"
+    text = f"{now.phase} {format_bytes(now.total_bytes)}"
     if now.there_bytes:
         text += f" ({format_bytes(now.there_bytes)} are there)"
     if now.estimate_s is not None:

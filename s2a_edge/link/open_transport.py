@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from s2a_edge.link.target import Target, local_folder, parse_target
 from s2a_edge.link.transport import Transport
-from s2a_edge.spec.errors import UsageError
 
 
-def open_transport(text: str) -> Transport:
+def open_transport(text: str, *, may_push: bool = True) -> Transport:
     """Open the way to a board.
+
+    Args:
+        text: a target.
+        may_push: whether to log in to a bare board on a serial line and start a program there.
 
     Raises:
         UsageError: it is no target.
         LinkError: the board cannot be reached.
     """
-    return _open(parse_target(text))
+    return _open(parse_target(text), may_push)
 
 
-def _open(target: Target) -> Transport:
-    if target.kind == "dir":
-        from s2a_edge.link.dir_transport import DirTransport
+def _open(target: Target, may_push: bool) -> Transport:
+    if target.kind == "usb":
+        from s2a_edge.link.usb import resolve_usb
 
-        return DirTransport(local_folder(target.root))
+        target = resolve_usb(target)
     if target.kind == "ssh":
         from s2a_edge.link.ssh_transport import SshTransport
 
@@ -29,10 +32,8 @@ def _open(target: Target) -> Transport:
     if target.kind == "serial":
         from s2a_edge.link.serial_transport import SerialTransport
 
-        return SerialTransport(target)
-    raise UsageError(
-        where=f"target {target.text!a}",
-        expected="a target that this version can use",
-        got=target.kind,
-        todo="use dir:, ssh: or serial:",
-    )
+        return SerialTransport(target, may_push=may_push)
+    assert target.kind == "dir", target.kind
+    from s2a_edge.link.dir_transport import DirTransport
+
+    return DirTransport(local_folder(target.root))

@@ -39,17 +39,21 @@ class SerialTransport(Transport):
     Args:
         target: a serial target.
         patience_s: how long to wait for a board that does not answer any more.
+        may_push: whether to log in to a bare board and start a program there.
 
     Raises:
         LinkError: there is no such device, or nobody answers.
     """
 
-    def __init__(self, target: Target, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, target: Target, patience_s: float = PATIENCE_S, *, may_push: bool = True
+    ) -> None:
         self.target = target.text
         self._target = target
         self._base = _speed(target, "base", BASE_BAUD)
         self._baud = _speed(target, "baud", self._base)
         self._patience_s = patience_s
+        self._may_push = may_push
         self._now_baud = self._base
         self._device: SerialDevice | None = None
         self._host: LineHost | None = None
@@ -169,6 +173,8 @@ class SerialTransport(Transport):
         self._now_baud = self._base
         try:
             if not self._host.connect(_ANSWER_S) and not self._try_speeds(self._host, self._device):
+                if not self._may_push:
+                    raise self._lost("nothing", "start `s2a-edge serve-serial` on the board")
                 push_server(self._device, self._host, self._target)
             self._raise_speed()
         except LineLostError as error:

@@ -304,6 +304,8 @@ class Trainer:
     def load_checkpoint(self, path: Path | str) -> None:
         """Take over parameters and optimizer state of a checkpoint file, or of a run folder's best.
 
+        One that was pulled from a board without the optimizer's state gives parameters only.
+
         Raises:
             CheckpointError: it is not one of this bundle, or cannot be read.
         """
@@ -317,7 +319,10 @@ class Trainer:
                 got=f"one of bundle {info.bundle_hash[:12]}",
                 todo="use the bundle that the run was started with",
             )
-        self.state.restore(tensors, where=str(file))
+        if all(name.startswith("param.") for name in tensors):
+            self.state.load_parameters(_parameters(tensors), where=str(file))
+        else:
+            self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
         self.target_scaling = info.settings.target_scaling
 
@@ -333,9 +338,7 @@ class Trainer:
         path = Path(path)
         file = checkpoint_path(path) if path.is_dir() else path
         _, tensors = read_checkpoint(file)
-        role = "param."
-        values = {n.removeprefix(role): v for n, v in tensors.items() if n.startswith(role)}
-        self.state.load_parameters(values, where=str(file))
+        self.state.load_parameters(_parameters(tensors), where=str(file))
 
     @cached_property
     def _train(self) -> TrainStep:
@@ -409,3 +412,9 @@ class Trainer:
 
 def _scaling(task: Task, data: DataSet) -> TargetScaling | None:
     return TargetScaling.of(data.targets) if task.loss in REGRESSION_LOSSES else None
+
+
+def _parameters(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The trainables in a checkpoint, by name; what the optimizer keeps is left out."""
+    role = "param."
+    return {n.removeprefix(role): v for n, v in tensors.items() if n.startswith(role)}
