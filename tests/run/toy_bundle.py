@@ -115,7 +115,7 @@ def write_task_samples(path: Path, loss: Loss, n: int, size: ToySize = TOY, seed
     }
     numbers = {"targets": 300 + 20 * x[:, : size.classes] + 7 * one_hot}
     targets = by_loss.get(loss, numbers)
-    np.savez(path, x=x, **targets)  # type: ignore[arg-type]  # names are data
+    np.savez(path, x=x, **targets)
     return path
 
 
