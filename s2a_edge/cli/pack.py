@@ -106,7 +106,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         str,
         typer.Option(
             help="cross_entropy: one class of several; bce: any number of labels; mse or l1: "
-            "numbers."
+            "numbers; output:NAME: a scalar output of an ONNX file."
         ),
     ] = "cross_entropy",
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",

@@ -6,6 +6,7 @@ trains with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +23,10 @@ from s2a_edge.pack.adapters import (
 )
 from s2a_edge.pack.adapters.workbench import PARAMETER_PREFIX, RESERVED, RESERVED_PREFIXES
 from s2a_edge.pack.blocks import Block, find_blocks
-from s2a_edge.pack.graph import CONSTANT_KEY, FOLDED_KEY, dtype_of, shape_of
+from s2a_edge.pack.graph import CONSTANT_KEY, FOLDED_KEY, dtype_of, leading_to, shape_of
 from s2a_edge.pack.selection import ALL, Selection, select
 from s2a_edge.spec.errors import SourceError, UsageError
+from s2a_edge.spec.task_ports import LOSS, LOSS_SCALE
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,11 @@ class Adapted:
     Attributes:
         nodes: forward nodes in execution order, all values static.
         data_inputs: the backbone's inputs.
-        logits: [N, classes] float32.
+        logits: [N, classes] float32; of a graph that is its own loss, that scalar.
         trainables: what trains, in order of first use.
         names: every value and node name in use.
         blocks: all blocks of the backbone, in order.
+        predictions: what a graph with its own loss gives besides, by the names of its outputs.
     """
 
     nodes: tuple[ir.Node, ...]
@@ -63,6 +66,7 @@ class Adapted:
     trainables: tuple[Trainable, ...]
     names: frozenset[str]
     blocks: tuple[Block, ...] = ()
+    predictions: Mapping[str, ir.Value] = field(default_factory=dict)
 
     @property
     def frozen_parameters(self) -> int:
@@ -75,16 +79,18 @@ class Adapted:
 
 
 def adapt(model: ir.Model, data_inputs: tuple[ir.Value, ...], features: ir.Value, *,
-          classes: int, tuning: Tuning = Tuning(), seed: int = 0) -> Adapted:
+          classes: int | None, tuning: Tuning = Tuning(), seed: int = 0,
+          predictions: tuple[ir.Value, ...] = ()) -> Adapted:
     """Adds the head and turns the recipe's tensors into trainables.
 
     Args:
         model: a normalized backbone.
         data_inputs: its inputs.
-        features: [N, D], what the head sits on.
-        classes: number of outputs of the head.
+        features: [N, D], what the head sits on; or the graph's own loss.
+        classes: number of outputs of the head; None: no head, the graph is its own loss.
         tuning: what trains.
         seed: of start values; the head's do not depend on the adapters.
+        predictions: other outputs to keep; what leads to these alone does not train.
 
     Raises:
         UsageError: for an unknown adapter, or names that fit nothing.
@@ -96,7 +102,8 @@ def adapt(model: ir.Model, data_inputs: tuple[ir.Value, ...], features: ir.Value
         raise UsageError(where="--adapters", expected=f"names out of {', '.join(ADAPTERS)}",
                          got=", ".join(unknown), todo="leave the unknown ones out")
     for value in data_inputs:
-        if value.name in RESERVED or (value.name or "").startswith(RESERVED_PREFIXES):
+        reserved = RESERVED if classes is not None else {LOSS, LOSS_SCALE}
+        if value.name in reserved or (value.name or "").startswith(RESERVED_PREFIXES):
             raise SourceError(where=f"input {value.name}", expected="a name of its own",
                               got="one that the training step uses",
                               todo="rename the input in the exported model")
@@ -105,13 +112,17 @@ def adapt(model: ir.Model, data_inputs: tuple[ir.Value, ...], features: ir.Value
         raise SourceError(where=f"--adapters {','.join(tuning.adapters)}",
                           expected="a backbone with blocks", got="no residual connections and no "
                           "stages, as in a perceptron", todo="use --adapters bias")
-    selection = select(model.graph, blocks, tuning.blocks, tuning.modules)
+    leading = leading_to(list(model.graph), [features])
+    selection = select([n for n in model.graph if n in leading], blocks, tuning.blocks,
+                       tuning.modules)
     bench = Workbench(model, data_inputs, seed)
     adapters = [KINDS[name](bench, tuning.sizes) for name in KINDS if name in tuning.adapters]
     _rebuild(model, bench, adapters, selection)
-    logits = _head(bench, bench.env[features], classes, seed)
+    end = bench.env[features]
+    logits = end if classes is None else _head(bench, end, classes, seed)
     return Adapted(tuple(bench.g.nodes), tuple(bench.env[v] for v in data_inputs), logits,
-                   tuple(bench.trainables), frozenset(bench.g.taken), blocks)
+                   tuple(bench.trainables), frozenset(bench.g.taken), blocks,
+                   {v.name or "": bench.env[v] for v in predictions})
 
 
 def _rebuild(model: ir.Model, bench: Workbench, adapters: list[Adapter], selection: Selection,

@@ -32,7 +32,6 @@ from s2a_edge.spec.errors import StorageError
 from s2a_edge.spec.manifest import (
     BatchGraph,
     Graphs,
-    InferGraph,
     Manifest,
     OptimizerGraph,
     WeightEntry,
@@ -84,7 +83,7 @@ def pack(source: str, out: Path, options: PackOptions,
     on_stage("capture", source)
     captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
                            features=options.features, pool=options.pool,
-                           seed=options.seed, **options.preprocessing)
+                           seed=options.seed, loss=options.loss_output, **options.preprocessing)
     return pack_captured(captured, out, options, on_stage)
 
 
@@ -158,7 +157,9 @@ class _Files:
         used = emit_model(compiled.inference, self.weights, self.folder / "infer.onnx",
                           skeleton=True)
         plan, evidence = self._planned(compiled.optimizer, "optimizer.onnx")
-        graphs = Graphs(train, evaluation, InferGraph("infer.onnx", used),
+        graphs = Graphs(train, evaluation,
+                        describe.infer_graph("infer.onnx", compiled.inference, used,
+                                             describe.task(self.options)),
                         OptimizerGraph("optimizer.onnx", plan, evidence))
         return describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
                                  versions(), self.samples.record(max(compiled.steps)))

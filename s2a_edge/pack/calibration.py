@@ -81,11 +81,11 @@ class Samples:
             return initial[name.removeprefix("param.")]
         if name in self.inputs:
             return self.inputs[name][self._rows(shape[0], number)]
-        if name == TARGET:
+        if name == TARGET and self.loss != "output":  # a graph with its own loss has its own inputs
             made = _random_targets(rng, self.loss, shape) if self.targets is None \
                 else self.targets[self._rows(shape[0], number)]
             return np.asarray(made, dtype)
-        if name == WEIGHT:
+        if name == WEIGHT and self.loss != "output":
             return np.full(shape, 1.0 / math.prod(shape), dtype)
         if name.startswith(("acc.", "m.", "v.")):
             return np.zeros(shape, dtype)

@@ -14,6 +14,8 @@ from s2a_edge.pack.differentiate import (
     StepGraph,
     differentiate,
     forward_model,
+    loss_model,
+    predictions_model,
     require_rules,
 )
 from s2a_edge.pack.emit import check_emitted
@@ -26,7 +28,7 @@ from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.regroup import slices_to_splits
 from s2a_edge.pack.schedule import schedule
 from s2a_edge.pack.slice_products import read_transposed, slice_products
-from s2a_edge.spec.errors import InternalError
+from s2a_edge.spec.errors import InternalError, SourceError
 from s2a_edge.spec.manifest import TunedBlock
 
 # Export runs one sample at a time on any device.
@@ -84,7 +86,8 @@ def compile_backbone(captured: Captured, options: PackOptions,
         on_stage("normalize", f"batch {batch}")
         by_batch[batch] = adapted_backbone(captured, batch, options)[1]
     _same_trainables(by_batch)
-    inference = forward_model(by_batch[_INFER_BATCH], "infer")
+    own_loss = options.loss == "output"
+    inference = (predictions_model if own_loss else forward_model)(by_batch[_INFER_BATCH], "infer")
     sliced = {batch: slice_products(whole) for batch, whole in by_batch.items()}
     by_batch = {batch: s.adapted for batch, s in sliced.items()}
     adapted = by_batch[largest]
@@ -94,7 +97,7 @@ def compile_backbone(captured: Captured, options: PackOptions,
     steps = {b: differentiate(by_batch[b], precision, options.loss) for b in batches}
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     references = {largest: differentiate(adapted, Precision(32, "store"), options.loss)}
-    evaluation = forward_model(adapted, "eval")
+    evaluation = loss_model(adapted, "eval") if own_loss else forward_model(adapted, "eval")
     for model in (*(s.model for s in (*steps.values(), *references.values())), evaluation,
                   inference):
         lower(model)
@@ -113,7 +116,12 @@ def adapted_backbone(captured: Captured, batch: int, options: PackOptions,
     backbone = normalize(captured.at_batch(batch))
     slices_to_splits(backbone.model)
     adapted = adapt(backbone.model, backbone.data_inputs, backbone.features,
-                    classes=options.class_count, tuning=options.tuning, seed=options.seed)
+                    classes=None if options.loss == "output" else options.class_count,
+                    tuning=options.tuning, seed=options.seed, predictions=backbone.predictions)
+    if not adapted.trainables:
+        raise SourceError(where=f"--adapters {','.join(options.adapters)}",
+                          expected="something to train", got="nothing, since no head is added to a "
+                          "graph that is its own loss", todo="add an adapter, such as bias")
     return backbone, adapted
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
 from s2a_edge.pack.adapters import ON_BLOCKS
+from s2a_edge.pack.adapters.workbench import PARAMETER_PREFIX
 from s2a_edge.pack.blocks import Block
 from s2a_edge.pack.capture import Backbone
 from s2a_edge.pack.compile import Compiled
@@ -21,8 +22,10 @@ from s2a_edge.spec.manifest import (
     Calibration,
     Compat,
     Graphs,
+    InferGraph,
     InputSpec,
     Manifest,
+    OutputSpec,
     Precision,
     Recipe,
     SavedValue,
@@ -96,9 +99,20 @@ def input_specs(backbone: Backbone) -> tuple[InputSpec, ...]:
     return tuple(_input(v, backbone.preprocessing is not None) for v in backbone.data_inputs)
 
 
+def infer_graph(file: str, model: ir.Model, used: tuple[str, ...], task: Task) -> InferGraph:
+    """What the skeleton for export takes and gives; its ports are said where they vary."""
+    if task.loss != "output":
+        return InferGraph(file, used)
+    inputs = tuple(v.name or "" for v in model.graph.inputs
+                   if not (v.name or "").startswith(PARAMETER_PREFIX))
+    outputs = tuple(OutputSpec(v.name or "", str(dtype_of(v).numpy()), shape_of(v))  # type: ignore[arg-type]  # refused by the manifest's own check
+                    for v in model.graph.outputs)
+    return InferGraph(file, used, inputs, outputs)
+
+
 def task(options: PackOptions) -> Task:
     """What is learned."""
-    return Task(options.loss, options.class_count, options.labels)
+    return Task(options.loss, options.class_count, options.labels, options.loss_output)
 
 
 def _input(value: ir.Value, is_image: bool) -> InputSpec:

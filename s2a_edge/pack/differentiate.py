@@ -21,6 +21,7 @@ from s2a_edge.pack.graph import (
     RECOMPUTE_KEY,
     GraphBuilder,
     dtype_of,
+    leading_to,
     model_of,
     module_of,
     shape_of,
@@ -32,7 +33,7 @@ from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues, Tap
 from s2a_edge.spec.errors import UnsupportedOperatorError
-from s2a_edge.spec.task_ports import Loss
+from s2a_edge.spec.task_ports import LOSS, Loss
 
 ACCUMULATOR_PREFIX = "acc."
 ACCUMULATED_PREFIX = "acc_out."
@@ -48,11 +49,15 @@ class StepGraph:
 
 def gradient_values(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value],
                     outputs: Iterable[ir.Value]) -> set[ir.Value]:
-    """The values that depend on ``wrt`` and lead to ``outputs``: where gradients flow."""
+    """The values that depend on ``wrt`` and lead to ``outputs``: where gradients flow.
+
+    None flows through what is no real number: a comparison, an index.
+    """
     reached: set[ir.Value] = set(wrt)
     for node in nodes:
         if any(v in reached for v in node.inputs if v is not None):
-            reached.update(node.outputs)
+            reached.update(v for v in node.outputs
+                           if v.dtype is None or v.dtype.is_floating_point())
     leads: set[ir.Value] = set(outputs)
     for node in reversed(nodes):
         if any(v in leads for v in node.outputs):
@@ -117,14 +122,17 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
     """Builds the training step of ``adapted``, with saved values kept as ``policy`` says.
 
     Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``param.*``; ``acc.*``.
-    Outputs: ``loss`` []; ``logits`` [N, C]; ``acc_out.*`` = acc + gradient. All float32.
+    Outputs: ``loss`` []; ``logits`` [N, C], unless the graph is its own loss; ``acc_out.*`` =
+    acc + gradient. All float32.
 
     Raises:
         UnsupportedOperatorError: if an operator on the way of a gradient has no rule.
     """
     require_rules(adapted)
     trainables = adapted.trainables
-    work = _Differentiator(adapted.nodes, adapted.data_inputs, [t.value for t in trainables],
+    leading = leading_to(adapted.nodes, [adapted.logits])
+    nodes = [node for node in adapted.nodes if node in leading]
+    work = _Differentiator(nodes, adapted.data_inputs, [t.value for t in trainables],
                            [adapted.logits], adapted.names, policy, tap)
     g = work.g
     work.forward()
@@ -144,7 +152,8 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
         after[t.value].name = ACCUMULATED_PREFIX + t.name
     inputs = [*(work.env.enter(v) for v in adapted.data_inputs), *loss_inputs,
               *(work.env.enter(t.value) for t in trainables), *before.values()]
-    model = model_of(inputs, [total, logits, *(after[t.value] for t in trainables)], g, "train")
+    seen = [total] if loss == "output" else [total, logits]
+    model = model_of(inputs, [*seen, *(after[t.value] for t in trainables)], g, "train")
     return StepGraph(model, work.saved.summary())
 
 
@@ -176,12 +185,56 @@ def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]
 
 def forward_model(adapted: Adapted, name: str) -> ir.Model:
     """The forward alone: data inputs and ``param.*`` to ``logits``."""
-    g = GraphBuilder(taken=adapted.names)
-    inputs = [*adapted.data_inputs, *(t.value for t in adapted.trainables)]
-    env = _Environment(inputs, g)
-    for node in adapted.nodes:
-        env.clone(node)
+    g, env = _forward(adapted, adapted.data_inputs, [adapted.logits])
+    inputs = _inputs(adapted, adapted.data_inputs)
     return model_of([env.enter(v) for v in inputs], [env.enter(adapted.logits)], g, name)
+
+
+def loss_model(adapted: Adapted, name: str) -> ir.Model:
+    """The forward of a graph that is its own loss: data inputs and ``param.*`` to ``loss`` []."""
+    g, env = _forward(adapted, adapted.data_inputs, [adapted.logits])
+    loss = g.op("Reshape", env.enter(adapted.logits), g.constant([]))
+    loss.name = LOSS
+    return model_of([env.enter(v) for v in _inputs(adapted, adapted.data_inputs)], [loss], g, name)
+
+
+def predictions_model(adapted: Adapted, name: str) -> ir.Model:
+    """The forward of a graph with its own loss to its other outputs, under their own names.
+
+    It takes those data inputs that they depend on. A graph without other outputs gives its loss.
+    """
+    given = adapted.predictions or {LOSS: adapted.logits}
+    leading = leading_to(adapted.nodes, given.values())
+    read = {v for node in leading for v in node.inputs}
+    data = [v for v in adapted.data_inputs if v in read]
+    g, env = _forward(adapted, data, list(given.values()))
+    outputs = []
+    for wanted, value in given.items():
+        made = env.enter(value)
+        if made.name != wanted or made in outputs:
+            for other in (v for node in g.nodes for v in node.outputs):
+                if other.name == wanted:  # a bias was added behind the value that had the name
+                    other.name = g.unique(f"{wanted}_before")
+            made = g.op("Identity", made)
+            made.name = wanted
+        outputs.append(made)
+    return model_of([env.enter(v) for v in _inputs(adapted, data)], outputs, g, name)
+
+
+def _inputs(adapted: Adapted, data: Sequence[ir.Value]) -> list[ir.Value]:
+    return [*data, *(t.value for t in adapted.trainables)]
+
+
+def _forward(adapted: Adapted, data: Sequence[ir.Value], outputs: Sequence[ir.Value],
+             ) -> tuple[GraphBuilder, _Environment]:
+    """The nodes that ``outputs`` need, copied."""
+    g = GraphBuilder(taken=adapted.names)
+    env = _Environment(_inputs(adapted, data), g)
+    leading = leading_to(adapted.nodes, outputs)
+    for node in adapted.nodes:
+        if node in leading:
+            env.clone(node)
+    return g, env
 
 
 class _Environment:

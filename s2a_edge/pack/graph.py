@@ -173,6 +173,17 @@ def module_of(node: ir.Node) -> str:
     return named[-1] if named else (node.name or node.op_type)
 
 
+def leading_to(nodes: Sequence[ir.Node], values: Iterable[ir.Value]) -> set[ir.Node]:
+    """The nodes that compute ``values``, directly or not; ``nodes`` are in order."""
+    wanted: set[ir.Value] = set(values)
+    found: set[ir.Node] = set()
+    for node in reversed(nodes):
+        if any(v in wanted for v in node.outputs):
+            found.add(node)
+            wanted.update(v for v in node.inputs if v is not None)
+    return found
+
+
 def infer_outputs(node: ir.Node) -> None:
     """Sets shape and dtype of the outputs of ``node`` from its inputs, by ONNX's schemas.
 

@@ -39,7 +39,8 @@ class PackOptions:
             manner of PEFT; None: all.
         bits: bits per saved value: 2, 4, 8, 16 or 32 (off).
         loss: ``cross_entropy`` (one class of several), ``bce`` (any number of labels), ``mse`` or
-            ``l1`` (numbers).
+            ``l1`` (numbers), ``output`` (a scalar output of the source itself; no head is added).
+        loss_output: with ``output``, the name of that output.
         attention: whether attention probabilities are stored, recomputed, or what is better.
         optimizer: ``adamw`` or ``sgd``.
         device: name of the device profile it is meant for.
@@ -69,6 +70,7 @@ class PackOptions:
     bits: int = 4
     attention: Attention = "auto"
     loss: Loss = "cross_entropy"
+    loss_output: str | None = None
     optimizer: str = "adamw"
     device: str | None = None
     seed: int = 0
@@ -91,11 +93,28 @@ class PackOptions:
     @property
     def _fewest(self) -> int:
         """One class is nothing to learn; one label or one number is."""
-        return 2 if self.loss == "cross_entropy" else 1
+        return {"cross_entropy": 2, "output": 0}.get(self.loss, 1)
+
+    def _own_loss_checks(self) -> list[tuple[str, bool, str, str]]:
+        """A graph that is its own loss has no head, and takes full micro-batches only."""
+        if self.loss != "output":
+            return []
+        ragged = [n for n in self.micro_batches if n > 0 and self.effective_batch % n]
+        return [
+            ("--labels / --classes", self.class_count == 0, "neither with --loss output:NAME",
+             str(self.class_count)),
+            ("--features / --pool", self.features is None and self.pool is None,
+             "neither with --loss output:NAME", str(self.features or self.pool)),
+            ("--micro-batch", not ragged, f"divisors of {self.effective_batch} (--batch): every "
+             "micro-batch of a graph's own loss is full", str(ragged)),
+        ]
 
     def __post_init__(self) -> None:
         checks = [
-            ("--loss", self.loss in HEAD_LOSSES, " or ".join(HEAD_LOSSES), str(self.loss)),
+            ("--loss", self.loss in (*HEAD_LOSSES, "output")
+             and (self.loss_output is not None) == (self.loss == "output"),
+             f"{', '.join(HEAD_LOSSES)} or output:NAME", f"{self.loss}:{self.loss_output}"),
+            *self._own_loss_checks(),
             ("--labels / --classes", self.class_count >= self._fewest,
              f"at least {self._fewest} for {self.loss}", f"{self.class_count}"),
             ("--classes", not self.labels or self.class_count == len(self.labels),

@@ -33,7 +33,7 @@ def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: P
             mean: tuple[float, float, float] | None = None,
             std: tuple[float, float, float] | None = None, scale: float | None = None,
             channels: str | None = None, crop_pct: float | None = None,
-            interpolation: str | None = None) -> Captured:
+            interpolation: str | None = None, loss: str | None = None) -> Captured:
     """Reads or exports a backbone, its batch still open.
 
     Args:
@@ -46,6 +46,7 @@ def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: P
         mean, std, scale, channels, crop_pct, interpolation: preprocessing that differs from what
             the source says; see :class:`PreprocessingOptions`. An ONNX file says nothing:
             ImageNet's values are assumed for it.
+        loss: of an ONNX file, the output that is its own loss; no features are looked for then.
 
     Raises:
         SourceError: if the source cannot be found, read or exported.
@@ -54,13 +55,17 @@ def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: P
     options = PreprocessingOptions(mean, std, scale, channels, crop_pct, interpolation)
     parsed = parse_source(spec)
     if parsed.kind == "onnx":
-        return _capture_onnx(parsed, input_shape, weights, features, pool, options)
+        return _capture_onnx(parsed, input_shape, weights, features, pool, options, loss)
+    if loss is not None:
+        raise SourceError(where=f"--loss output:{loss}", expected="an ONNX file",
+                          got=f"{parsed.kind}:{parsed.name}",
+                          todo="export the model together with its loss to ONNX")
     return _capture_torch(parsed, input_shape, weights, features, pool, options, seed)
 
 
 def _capture_onnx(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weights: Path | None,
                   features: str | None, pool: str | None, options: PreprocessingOptions,
-                  ) -> Captured:
+                  loss: str | None) -> Captured:
     if weights is not None:
         raise SourceError(where=f"--weights {weights}", expected="no --weights for an ONNX file",
                           got="both", todo="the file has its weights; leave --weights off")
@@ -71,7 +76,7 @@ def _capture_onnx(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weigh
         graph_at=lambda batch: with_input_shapes(model, shapes, batch),
         preprocessing=options.applied_to(assumed_preprocessing(only)),
         source=_source(parsed, None, features, pool, opset), rehead=True,
-        fixed_batch=fixed_batch(model))
+        fixed_batch=fixed_batch(model), loss=loss)
 
 
 def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weights: Path | None,

@@ -11,15 +11,16 @@ from s2a_edge.spec.manifest import Preprocessing, Source
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen forward graph that ends in the features a new head will sit on.
+    """A frozen forward graph that ends in the features a new head will sit on, or in its own loss.
 
     Attributes:
         model: opset 21; every value has a static shape and a dtype; ``features`` is its output.
         data_inputs: the graph's inputs, each [batch, ...].
-        features: [batch, D] float32.
+        features: [batch, D] float32; of a graph that is its own loss, that scalar.
         preprocessing: how an image becomes the input; None where the input is not an image.
         source: where it came from, as the manifest records it.
         batch: the length of the first axis.
+        predictions: what a graph with its own loss gives besides, [batch, ...] each.
     """
 
     model: ir.Model
@@ -28,3 +29,4 @@ class Backbone:
     preprocessing: Preprocessing | None
     source: Source
     batch: int
+    predictions: tuple[ir.Value, ...] = ()

@@ -17,6 +17,7 @@ from s2a_edge.pack.capture.features import (
 )
 from s2a_edge.pack.capture.fixed_batch import open_batch
 from s2a_edge.pack.capture.modules import name_modules
+from s2a_edge.pack.capture.own_loss import keep_own_loss
 from s2a_edge.pack.capture.pooling import pool_features
 from s2a_edge.pack.capture.static_shapes import make_static
 from s2a_edge.pack.graph import FOLDED_KEY, shape_of
@@ -36,6 +37,7 @@ class Captured:
         rehead: leave off a final classifier when no features are named.
         fixed_batch: the batch that the file was exported for; None where its batch is open.
         notes: what was assumed, for the user to read.
+        loss: the output that is the graph's own loss; None: it ends in features.
     """
 
     graph_at: Callable[[int], ir.Model]
@@ -44,13 +46,16 @@ class Captured:
     rehead: bool
     fixed_batch: int | None = None
     notes: tuple[str, ...] = ()
+    loss: str | None = None
 
     def at_batch(self, batch: int) -> Backbone:
-        """The backbone for ``batch`` samples at a time, ending in features [batch, D].
+        """The backbone for ``batch`` samples at a time, ending in features [batch, D] or its loss.
 
         Raises:
-            SourceError: if it cannot be made static, or its features are not [batch, D].
+            SourceError: if it cannot be made static, or does not end so.
         """
+        if self.loss is not None:
+            return self._with_own_loss(self.loss, batch)
         if self.fixed_batch not in (None, 1, batch):
             raise SourceError(where=self.source.name, expected=f"batch {self.fixed_batch}",
                               got=f"batch {batch}", todo="export the model again with a dynamic "
@@ -72,6 +77,21 @@ class Captured:
         _mark_batch_constants(model.graph, given, batch)
         return Backbone(model, _used_inputs(model), model.graph.outputs[0], self.preprocessing,
                         self.source, batch)
+
+    def _with_own_loss(self, loss: str, batch: int) -> Backbone:
+        if self.fixed_batch not in (None, batch):
+            raise SourceError(where=self.source.name, expected="a dynamic batch axis: export and "
+                              "evaluation of a graph with its own loss take other batches",
+                              got=f"batch {self.fixed_batch}",
+                              todo="export the model again with a dynamic batch axis")
+        model = self.graph_at(batch)
+        given = set(model.graph.initializers)
+        name_modules(model.graph)
+        make_static(model)
+        value, predictions = keep_own_loss(model, loss, batch)
+        _mark_batch_constants(model.graph, given, batch)
+        return Backbone(model, _used_inputs(model), value, self.preprocessing, self.source, batch,
+                        predictions)
 
     def candidates(self) -> list[Candidate]:
         """Values that ``--features`` could name, the likeliest first (batch 1 shapes)."""

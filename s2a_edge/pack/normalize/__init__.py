@@ -18,6 +18,7 @@ from s2a_edge.pack.normalize.group_norm import fuse_group_norms
 from s2a_edge.pack.normalize.invariants import check_normalized
 from s2a_edge.pack.normalize.layer_norm import fuse_layer_norms
 from s2a_edge.pack.normalize.linear import order_biases
+from s2a_edge.pack.normalize.losses import spell_out_losses
 from s2a_edge.pack.normalize.masks import make_masks_finite
 from s2a_edge.pack.normalize.narrow import narrow_selections
 from s2a_edge.pack.normalize.padding import make_padding_explicit
@@ -27,6 +28,7 @@ _REWRITES = (
     drop_no_ops,
     make_masks_finite,
     drop_nan_guards,
+    spell_out_losses,
     make_padding_explicit,
     spell_canonically,
     expand_einsums,
@@ -64,7 +66,7 @@ def normalize(backbone: Backbone) -> Backbone:
     passes.TopologicalSortPass()(model)
     _name_nodes(graph)
     result = replace(backbone, model=model, data_inputs=tuple(graph.inputs),
-                     features=graph.outputs[0])
+                     features=graph.outputs[0], predictions=tuple(graph.outputs[1:]))
     check_normalized(result)
     return result
 

@@ -8,6 +8,7 @@ from s2a_edge.pack.capture.backbone import Backbone
 from s2a_edge.pack.graph import MICROSOFT, OPSET, shape_of
 from s2a_edge.spec.errors import InternalError
 
+_SCALARS = ((), (1,), (1, 1))
 _FORBIDDEN = frozenset({"Shape", "Size", "If", "Loop", "Scan", "Constant", "Identity",
                         "CastLike"})
 
@@ -21,8 +22,10 @@ def check_normalized(backbone: Backbone) -> None:
     graph = backbone.model.graph
     if graph.opset_imports.get("") != OPSET:
         raise _broken("the graph", f"opset {OPSET}", str(dict(graph.opset_imports)))
-    if list(graph.outputs) != [backbone.features] or len(shape_of(backbone.features)) != 2:
-        raise _broken("the graph", "one output [batch, D]", str(list(graph.outputs)))
+    if list(graph.outputs) != [backbone.features, *backbone.predictions]:
+        raise _broken("the graph", "its features as output", str(list(graph.outputs)))
+    if len(shape_of(backbone.features)) != 2 and shape_of(backbone.features) not in _SCALARS:
+        raise _broken("the graph", "features [batch, D], or a loss", str(backbone.features.shape))
     known: set[ir.Value] = {*graph.inputs, *graph.initializers.values()}
     value_names = [v.name for v in known]
     for node in graph:
