@@ -16,6 +16,7 @@ from s2a_edge.pack.differentiate import (
     forward_model,
     loss_model,
     predictions_model,
+    require_gradients,
     require_rules,
 )
 from s2a_edge.pack.emit import check_emitted
@@ -81,6 +82,7 @@ def compile_backbone(captured: Captured, options: PackOptions,
     on_stage("normalize", f"batch {largest}")
     backbone, adapted = adapted_backbone(captured, largest, options)
     require_rules(adapted)
+    require_gradients(adapted)
     by_batch = {largest: adapted}
     for batch in {*batches, _INFER_BATCH} - {largest}:
         on_stage("normalize", f"batch {batch}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from s2a_edge.pack.adapt import PARAMETER_PREFIX, Adapted
+from s2a_edge.pack.adapt import PARAMETER_PREFIX, Adapted, Trainable
 from s2a_edge.pack.attention import attention_chains
 from s2a_edge.pack.graph import (
     MODULE_KEY,
@@ -32,7 +32,7 @@ from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues, Tap
-from s2a_edge.spec.errors import UnsupportedOperatorError
+from s2a_edge.spec.errors import SourceError, UnsupportedOperatorError
 from s2a_edge.spec.task_ports import LOSS, Loss
 
 ACCUMULATOR_PREFIX = "acc."
@@ -117,6 +117,22 @@ def require_rules(adapted: Adapted) -> None:
         "a rule in s2a_edge/pack/ops (ARCHITECTURE.md)")
 
 
+def require_gradients(adapted: Adapted) -> None:
+    """Refuses trainables that the end of the graph does not depend on.
+
+    Raises:
+        SourceError: naming them.
+    """
+    values = [t.value for t in adapted.trainables]
+    flowing = gradient_values(adapted.nodes, values, (adapted.logits,))
+    lost = [t.name for t in adapted.trainables if t.value not in flowing]
+    if lost:
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        raise SourceError(where="the loss", expected="one that depends on all that trains",
+                          got=f"no gradient for {', '.join(lost[:4])}{more}",
+                          todo="choose what trains with --target-modules")
+
+
 def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy",
                   tap: Tap | None = None) -> StepGraph:
     """Builds the training step of ``adapted``, with saved values kept as ``policy`` says.
@@ -133,7 +149,8 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
     leading = leading_to(adapted.nodes, [adapted.logits])
     nodes = [node for node in adapted.nodes if node in leading]
     work = _Differentiator(nodes, adapted.data_inputs, [t.value for t in trainables],
-                           [adapted.logits], adapted.names, policy, tap)
+                           [adapted.logits], adapted.names, policy, tap,
+                           _behind(nodes, trainables) if loss == "output" else frozenset())
     g = work.g
     work.forward()
     logits = work.env.enter(adapted.logits)
@@ -155,6 +172,14 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
     seen = [total] if loss == "output" else [total, logits]
     model = model_of(inputs, [*seen, *(after[t.value] for t in trainables)], g, "train")
     return StepGraph(model, work.saved.summary())
+
+
+def _behind(nodes: Sequence[ir.Node], trainables: Sequence[Trainable]) -> frozenset[ir.Node]:
+    """The nodes that lead to no trainable any more."""
+    values = {t.value for t in trainables}
+    reading = {n for n in nodes if any(v in values for v in n.inputs)}
+    read = [v for n in reading for v in n.inputs if v is not None]
+    return frozenset(set(nodes) - reading - leading_to(nodes, read))
 
 
 def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
@@ -287,8 +312,10 @@ class _Differentiator:
 
     def __init__(self, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
                  wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Iterable[str],
-                 policy: Policy, tap: Tap | None = None) -> None:
+                 policy: Policy, tap: Tap | None = None,
+                 exact: frozenset[ir.Node] = frozenset()) -> None:
         self.nodes = nodes
+        self.exact = exact
         self.g = GraphBuilder(taken=names)
         self.env = _Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
         self.saved = SavedValues(self.g, policy, tap)
@@ -308,13 +335,15 @@ class _Differentiator:
     def _forward(self, node: ir.Node) -> None:
         self.g.module = module_of(node)
         needs = self._needs(node)
-        if not any(needs):
+        if not any(v in self.flowing for v in node.outputs):
             self.env.clone(node)
             return
         keys = self.keys[node] = {}
 
         def declare(key: str, value: ir.Value, kind: str) -> None:
-            keys[key] = self.saved.declare(value, kind)
+            # Behind the last trainable lies the graph's own loss: rows of logits and the like.
+            exact = node in self.exact and len(shape_of(value)) <= 2
+            keys[key] = self.saved.declare(value, kind, exact=exact)
 
         def clone() -> tuple[ir.Value, ...]:
             outputs = self.env.clone(node)
@@ -413,4 +442,5 @@ class _Differentiator:
 
 
 __all__ = ["ACCUMULATED_PREFIX", "ACCUMULATOR_PREFIX", "PARAMETER_PREFIX", "Coverage", "StepGraph",
-           "coverage", "differentiate", "forward_model", "gradient_values", "require_rules"]
+           "coverage", "differentiate", "forward_model", "gradient_values", "loss_model",
+           "predictions_model", "require_gradients", "require_rules"]

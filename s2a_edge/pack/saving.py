@@ -15,10 +15,11 @@ import onnx_ir as ir
 
 from s2a_edge.pack.codecs import Codec
 from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
-from s2a_edge.pack.precision import Policy
+from s2a_edge.pack.precision import Policy, Precision
 
 # Nodes between two uses within which the decoded value is kept: about one attention block.
 _NEAR_NODES = 64
+_EXACT = Precision(32, "store")
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class SavedValues:
         self.recompute_leaves: set[int] = set()
         self.recomputations: dict[int, Callable[[], ir.Value]] = {}
 
-    def declare(self, value: ir.Value, kind: str) -> tuple[int, str]:
-        """Keeps ``value``; returns the key to recall it with."""
+    def declare(self, value: ir.Value, kind: str, *, exact: bool = False) -> tuple[int, str]:
+        """Keeps ``value``, uncompressed if it is to be ``exact``; returns the key to recall it."""
         key = (id(value), _form(kind))
         if key in self._records:
             return key
@@ -107,7 +108,7 @@ class SavedValues:
         name = saved_key(self._g.module, kind, self._declared[group])
         self._declared[group] += 1
         self._records[key] = self._recomputed(name, value, kind, again) if again is not None \
-            else self._encoded(name, value, kind)
+            else self._encoded(name, value, kind, exact=exact)
         self._alive.append(value)
         return key
 
@@ -117,9 +118,10 @@ class SavedValues:
                           shape_of(value), 0)
         return _Record(info, value, again)
 
-    def _encoded(self, key: str, value: ir.Value, kind: str) -> _Record:
+    def _encoded(self, key: str, value: ir.Value, kind: str, *, exact: bool) -> _Record:
         shape = shape_of(value)
-        codec: Codec = self._policy.codec(
+        policy = _EXACT if exact else self._policy
+        codec: Codec = policy.codec(
             kind, shape, recomputes=id(value) in self.recompute_leaves, key=key)
         stored = codec.encode(self._g, value)
         size = 0
