@@ -58,11 +58,11 @@ def gradient_values(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value],
         if any(v in reached for v in node.inputs if v is not None):
             reached.update(v for v in node.outputs
                            if v.dtype is None or v.dtype.is_floating_point())
-    leads: set[ir.Value] = set(outputs)
+    flowing = reached & set(outputs)
     for node in reversed(nodes):
-        if any(v in leads for v in node.outputs):
-            leads.update(v for v in node.inputs if v is not None)
-    return reached & leads
+        if any(v in flowing for v in node.outputs):
+            flowing.update(v for v in node.inputs if v in reached)
+    return flowing
 
 
 @dataclass(frozen=True)

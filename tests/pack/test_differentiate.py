@@ -14,6 +14,7 @@ from s2a_edge.pack.differentiate import (
     differentiate,
     forward_model,
     gradient_values,
+    require_gradients,
     require_rules,
     vector_jacobian_product,
 )
@@ -21,7 +22,7 @@ from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.graph import GraphBuilder, model_of, module_of, shape_of
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.slice_products import slice_products
-from s2a_edge.spec.errors import UnsupportedOperatorError
+from s2a_edge.spec.errors import SourceError, UnsupportedOperatorError
 from tests.pack.compiled import adapted, batch_of, check_static, compiled, parameters, run
 
 FLOAT = ir.DataType.FLOAT
@@ -233,8 +234,9 @@ def _on(op: str, *operands: np.ndarray, outputs: int = 1, computed: bool = True,
     def make(g: GraphBuilder, x: ir.Value) -> ir.Value:
         y = _linear(g, x, "stem")
         given = [g.op("Identity", g.constant(o)) if computed else g.constant(o) for o in operands]
-        last = g.multi(op, [y, *given], outputs, **attributes)[-1]
-        return g.op("Flatten", g.op("Cast", last, to=int(FLOAT)))
+        made = g.multi(op, [y, *given], outputs, **attributes)
+        read = [g.op("Cast", value, to=int(FLOAT)) for value in dict.fromkeys((made[0], made[-1]))]
+        return g.op("Flatten", read[0] if len(read) == 1 else g.op("Add", *read))
 
     return make
 
@@ -261,3 +263,17 @@ def test_borders_are_not_taken_off_and_mirrored_at_once(mode: str) -> None:
         return g.op("Pad", _linear(g, x, "stem"), g.constant([0, -1, 0, 1]), mode=mode)
 
     assert "Pad with negative pads" in _refused(make)
+
+
+def test_no_gradient_passes_a_comparison_or_an_index() -> None:
+    def make(g: GraphBuilder, x: ir.Value) -> ir.Value:
+        y = _linear(g, x, "stem")
+        return g.op("Where", g.op("Less", y, g.constant(0.0)), g.op("Neg", y), y)
+
+    require_rules(_backbone(make, (2, 4)))  # Less has no rule, and needs none
+
+    def without(g: GraphBuilder, x: ir.Value) -> ir.Value:
+        return g.op("Cast", g.op("Less", _linear(g, x, "stem"), g.constant(0.0)), to=int(FLOAT))
+
+    with pytest.raises(SourceError, match="no gradient for stem"):
+        require_gradients(_backbone(without, (2, 4)))
