@@ -29,6 +29,8 @@ from s2a_edge.spec.units import MIB
 MIN_ONNXRUNTIME = "1.19"
 INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
 MAX_DEAD_BYTES_PER_CHUNK = 1024  # split a chunk rather than waste more than this
+# From this version on a process may register another arena.
+ARENA_REPLACEABLE = "1.23"
 # The arena of a smaller limit is not worth pages of 2 MiB.
 LEAST_HUGE_BYTES = 16 * MIB
 # Versions before this one put copies of a graph's inline constants into the arena.
@@ -77,11 +79,17 @@ class Engine:
         self._weight_arrays = dict(weights or {})
         self.huge_page_bytes = 0
         """Bytes of the arena for which the kernel was asked for pages of 2 MiB, and agreed."""
-        if (provider == "cpu" and arena_limit_bytes is not None
-                and _register_cpu_arena(arena_limit_bytes)
-                and arena_limit_bytes >= LEAST_HUGE_BYTES):
+        self._has_run = False
+        self.control.before_first_run = self._before_first_run
+        if provider == "cpu" and arena_limit_bytes is not None:
+            _register_cpu_arena(arena_limit_bytes)
+
+    def _before_first_run(self) -> None:
+        self._has_run = True
+        limit_bytes = self.arena_limit_bytes
+        if self.provider == "cpu" and limit_bytes is not None and limit_bytes >= LEAST_HUGE_BYTES:
             self.huge_page_bytes = advise_huge_pages(
-                self._map_arena, least_bytes=arena_limit_bytes // 2)
+                self._map_arena, least_bytes=limit_bytes // 2)
 
     def load(self, path: Path) -> Graph:
         """Make a session of a graph file; its external data is read from the same folder.
@@ -90,7 +98,17 @@ class Engine:
             BundleError: the file is missing or is no graph this onnxruntime can run.
             BudgetError: the weights alone exceed the arena.
             DeviceError: the provider could not be started.
+            InternalError: a graph of this engine has run. What a session keeps in an arena that is
+                mapped already makes the runtime's count of it pass the limit, and from then on
+                the limit is void (an unsigned difference in its arena; 1.19 to 1.32).
         """
+        if self._has_run and self.provider == "cpu" and self.arena_limit_bytes is not None:
+            raise InternalError(
+                where=path.name,
+                expected="all graphs to be loaded before the first of them runs",
+                got="one more",
+                todo="report this",
+            )
         options = self._session_options()
         given = {**self._constants(path), **self._weights}
         for name, value in given.items():
@@ -243,11 +261,11 @@ def _too_old(wanted: str) -> DeviceError:
     )
 
 
-def _register_cpu_arena(limit_bytes: int) -> bool:
-    """Give the process its arena; False if it has it. From onnxruntime 1.23 the newest holds."""
+def _register_cpu_arena(limit_bytes: int) -> None:
+    """Give the process its arena. From onnxruntime 1.23 on, new sessions get the newest one."""
     global _registered_limit_bytes
-    if _registered_limit_bytes == limit_bytes:
-        return False
+    if _registered_limit_bytes == limit_bytes and not _can_replace_arena():
+        return
     memory = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )
@@ -271,4 +289,8 @@ def _register_cpu_arena(limit_bytes: int) -> bool:
             todo="train each bundle in a process of its own (onnxruntime 1.23 lifts this)",
         ) from error
     _registered_limit_bytes = limit_bytes
-    return True
+
+
+def _can_replace_arena() -> bool:
+    """Whether a new arena may be registered; an older one, once used, would not hold its limit."""
+    return runtime_version(ort.__version__) >= runtime_version(ARENA_REPLACEABLE)

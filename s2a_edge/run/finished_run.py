@@ -83,7 +83,8 @@ def evaluate_run(
     """
     is_run = (path / RUN_NAME).is_file()
     with open_bundle(path, bundle) if is_run else Bundle.open(path) as opened:
-        trainer = Trainer(opened, budget_bytes=budget_bytes, threads=threads, provider=provider)
+        trainer = Trainer(opened, budget_bytes=budget_bytes, threads=threads, provider=provider,
+                          training=False)
         if is_run:
             trainer.load_checkpoint(checkpoint_path(path, checkpoint))
         return trainer.evaluate(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,13 @@ FATAL_ONLY = 4  # log severity: the errors we raise say it once, in our words
 
 
 class RunControl:
-    """Lets another thread end the run in progress; shared by all graphs of an engine."""
+    """Lets another thread end the run in progress; shared by all graphs of an engine.
+
+    ``before_first_run`` is called once, before any of the graphs runs.
+    """
 
     def __init__(self) -> None:
+        self.before_first_run: Callable[[], None] | None = None
         self.run_options: Any = ort.RunOptions()
         self.run_options.log_severity_level = FATAL_ONLY
         self.reason: S2AError | None = None
@@ -105,6 +109,9 @@ class Graph:
             S2AError: whatever :meth:`RunControl.terminate` was given.
             InternalError: the runtime failed in another way.
         """
+        prepare, self._control.before_first_run = self._control.before_first_run, None
+        if prepare is not None:
+            prepare()
         try:
             self._session.run_with_iobinding(self._binding, self._control.run_options)
         except RUNTIME_ERRORS as error:

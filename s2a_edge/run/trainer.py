@@ -57,6 +57,7 @@ class Trainer:
         threads: threads of one operator; None: all usable cores.
         provider: ``"cpu"`` or ``"cuda"``.
         seed: of order and augmentation.
+        training: False: for evaluation and export alone; the training graph is never loaded.
 
     Raises:
         BudgetError: training does not fit the budget; says what is missing.
@@ -74,7 +75,9 @@ class Trainer:
         threads: int | None = None,
         provider: Provider = "cpu",
         seed: int = 0,
+        training: bool = True,
     ) -> None:
+        self._training = training
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = self.bundle.manifest
         self.budget_bytes = budget_bytes
@@ -283,6 +286,8 @@ class Trainer:
             DataError: the data cannot be used.
             BudgetError: above the budget.
         """
+        if self._training:
+            assert self._train  # all sessions before the first runs: see Engine.load
         samples = self._open(data)
 
         def after_batch(done: int, count: int, tally: Tally) -> bool:

@@ -77,6 +77,24 @@ def test_every_engine_of_a_process_with_the_same_limit_shares_the_arena(toy: Pat
         graph.run()
 
 
+def test_all_graphs_are_loaded_before_one_runs(toy: Path) -> None:
+    """A session made later would void the limit of an arena that is mapped already."""
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES)
+    graph, _ = bound(engine, toy / "eval.onnx")
+    graph.run()
+    with pytest.raises(InternalError, match="before the first"):
+        engine.load(toy / "train_b2.onnx")
+
+
+def test_the_limit_holds_for_every_session(wide: Path) -> None:
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES, weights=Bundle.open(wide).weights())
+    small, _ = bound(engine, wide / "eval.onnx")
+    graph, _ = bound(engine, wide / "train_b2.onnx")
+    small.run()
+    with pytest.raises(BudgetError):
+        graph.run()
+
+
 @pytest.mark.skipif(not CAN_REPLACE_ARENA, reason="onnxruntime before 1.23 keeps its arena")
 def test_a_new_limit_holds_for_new_sessions_only(toy: Path, wide: Path) -> None:
     before, _ = bound(Engine(arena_limit_bytes=LIMIT_BYTES), toy / "train_b2.onnx")
