@@ -70,6 +70,9 @@ class _Watch(TorchFunctionMode):
         self.made: dict[int, _Call] = {}  # by the ids of tensors that they keep alive
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.multi_head_attention_forward:
+            with self:  # the layers inside it count
+                return _multi_head_attention(*args, **(kwargs or {}))
         y = func(*args, **(kwargs or {}))
         if func is F.embedding and self.known is None:
             return y.detach().requires_grad_()  # where the data of a text begins to flow
@@ -105,6 +108,24 @@ class _Watch(TorchFunctionMode):
 
     def _leave(self, *_: object) -> None:
         self.path.pop()
+
+
+def _multi_head_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, width: int,
+                          heads: int, in_weight: torch.Tensor, in_bias: torch.Tensor | None,
+                          *more: Any, **_: Any) -> tuple[torch.Tensor, None]:
+    """``nn.MultiheadAttention`` [T, N, D] in evaluation mode, layer by layer."""
+    out_weight, out_bias = more[3:5]
+    if query is key:
+        q, k, v = F.linear(query, in_weight, in_bias).chunk(3, -1)
+    else:  # two layers, as in torch
+        weights = in_weight.split([width, 2 * width])
+        biases = (None, None) if in_bias is None else in_bias.split([width, 2 * width])
+        q = F.linear(query, weights[0], biases[0])
+        k, v = F.linear(key, weights[1], biases[1]).chunk(2, -1)
+    q, k, v = (t.reshape(t.shape[0], t.shape[1] * heads, -1).transpose(0, 1) for t in (q, k, v))
+    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+    mixed = (scores.softmax(-1) @ v).transpose(0, 1).reshape(query.shape)
+    return F.linear(mixed, out_weight, out_bias), None
 
 
 def _readers(result: torch.Tensor) -> dict[Any, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -61,7 +63,28 @@ def test_a_softmax_that_is_no_attention_is_left_alone() -> None:
     assert _chains(g, [x], g.op("Softmax", g.op("Relu", x), axis=-1), RECOMPUTE) == 0
 
 
-def test_a_computed_mask_keeps_probabilities_stored() -> None:
+@pytest.mark.parametrize("attention", ["store", "recompute"])
+def test_a_mask_from_the_inputs_is_kept_once_and_reused(attention: Literal["store", "recompute"],
+                                                        ) -> None:
+    """The mask of a text: no gradient reaches it, and it is not among the saved values."""
+    g = GraphBuilder()
+    inputs = [g.input(n, ir.DataType.FLOAT, HEADS) for n in "qkv"]
+    ids = g.input("ids", ir.DataType.INT64, (2, 1, 1, 5))
+    mask = g.op("Mul", g.op("Cast", ids, to=int(ir.DataType.FLOAT)), g.constant(-1e4))
+    s = g.op("Add", g.op("FusedMatMul", *inputs[:2], domain=MICROSOFT, transB=1), mask)
+    out = g.op("MatMul", g.op("Softmax", s, axis=-1), inputs[2])
+    step = vector_jacobian_product(g.nodes, [*inputs, ids], [out], Precision(32, attention))
+    assert {v.kind for v in step.saved} == {"probability"}  # q, k and v are inputs
+    assert sum(n.op_type == "Softmax" for n in step.model.graph) == (
+        2 if attention == "recompute" else 1)
+    assert sum(n.op_type == "Cast" for n in step.model.graph) == 1
+    rng = np.random.default_rng(3)
+    feeds = {n: rng.standard_normal(HEADS).astype(np.float32) for n in (*"qkv", "dy_0")}
+    got = run(step.model, {**feeds, "ids": np.array([0, 0, 0, 1, 1]) * np.ones((2, 1, 1, 1), int)})
+    assert not got["d_k"][:, :, 3:].any() and got["d_k"][:, :, :3].any()
+
+
+def test_a_mask_that_trains_keeps_probabilities_stored() -> None:
     g = GraphBuilder()
     q, k, m = (g.input(n, ir.DataType.FLOAT, s) for n, s in
                (("q", HEADS), ("k", HEADS), ("m", (5, 5))))

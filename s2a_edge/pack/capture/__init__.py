@@ -70,13 +70,13 @@ def _capture_onnx(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weigh
         raise SourceError(where=f"--weights {weights}", expected="no --weights for an ONNX file",
                           got="both", todo="the file has its weights; leave --weights off")
     model, opset = read_onnx(Path(parsed.name), features)
-    shapes = sample_shapes(model, input_shape, parsed.name)
+    shapes, notes = sample_shapes(model, input_shape, parsed.name)
     only = next(iter(shapes.values())) if len(shapes) == 1 else ()
     return Captured(
         graph_at=lambda batch: with_input_shapes(model, shapes, batch),
         preprocessing=options.applied_to(assumed_preprocessing(only)),
         source=_source(parsed, None, features, pool, opset), rehead=True,
-        fixed_batch=fixed_batch(model), loss=loss)
+        fixed_batch=fixed_batch(model), notes=notes, loss=loss)
 
 
 def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weights: Path | None,

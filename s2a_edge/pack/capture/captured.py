@@ -24,6 +24,9 @@ from s2a_edge.pack.graph import FOLDED_KEY, shape_of
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing, Source
 
+# Length of a text where neither the source nor the user names one.
+DEFAULT_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -143,13 +146,17 @@ def fixed_batch(model: ir.Model) -> int | None:
 
 
 def sample_shapes(model: ir.Model, given: tuple[int, ...] | None, where: str,
-                  ) -> dict[str, tuple[int, ...]]:
-    """Shape without the batch of each input; ``given`` replaces sizes of the same rank.
+                  ) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Shape without the batch of each input, and notes; ``given`` replaces sizes of the same rank.
+
+    Integers [N, T] are taken for a text; where T is open and not given, it is
+    :data:`DEFAULT_TOKENS`, and a note says so.
 
     Raises:
         SourceError: if a size is open and not given, or ranks differ.
     """
     found: dict[str, tuple[int, ...]] = {}
+    notes: dict[str, None] = {}
     for value in model.graph.inputs:
         dims = list(value.shape) if value.shape is not None else []
         label = f"input {value.name} {[d if isinstance(d, int) else '?' for d in dims]} of {where}"
@@ -161,10 +168,18 @@ def sample_shapes(model: ir.Model, given: tuple[int, ...] | None, where: str,
                                   got="x".join(map(str, given)), todo="give a size for each axis "
                                   "but the batch")
             found[str(value.name)] = given
-        elif not dims or not all(isinstance(d, int) and d > 0 for d in dims[1:]):
+        elif dims and all(isinstance(d, int) and d > 0 for d in dims[1:]):
+            found[str(value.name)] = tuple(int(d) for d in dims[1:])  # type: ignore[arg-type]  # checked just above
+        elif len(dims) == 2 and value.dtype in (ir.DataType.INT64, ir.DataType.INT32):
+            found[str(value.name)] = (DEFAULT_TOKENS,)
+            notes[tokens_note(DEFAULT_TOKENS)] = None
+        else:
             raise SourceError(where=label, expected="a size for every axis but the batch",
                               got="open sizes", todo="give them with --input, for example "
                               "--input 3x224x224")
-        else:
-            found[str(value.name)] = tuple(int(d) for d in dims[1:])  # type: ignore[arg-type]  # checked just above
-    return found
+    return found, tuple(notes)
+
+
+def tokens_note(tokens: int) -> str:
+    """Says that a text's length was assumed."""
+    return f"{tokens} tokens a text, shorter ones padded; --input sets another length"

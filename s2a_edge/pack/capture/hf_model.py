@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2a_edge.pack.capture.captured import DEFAULT_TOKENS, tokens_note
 from s2a_edge.pack.capture.timm_model import define_torchvision_schemas
 from s2a_edge.pack.capture.torch_export import Sample, require
 from s2a_edge.pack.capture.weights_file import load_weights
@@ -21,7 +22,6 @@ WRAPPED_AS = "model"
 
 _BICUBIC = 3  # PIL's number, which image processor configs use
 _IMAGENET_HALF = (0.5, 0.5, 0.5)
-_DEFAULT_TOKENS = 128
 _DEFAULT_SIDE = 224
 
 
@@ -90,21 +90,20 @@ def _image(config: Any, input_shape: tuple[int, ...] | None, where: str) -> Samp
 def _text(model: Any, path: Path, input_shape: tuple[int, ...] | None, where: str,
           ) -> tuple[Sample, tuple[str, ...]]:
     """Inputs [tokens], int64: what the tokenizer's configuration names, or ids and mask."""
-    longest = int(getattr(model.config, "max_position_embeddings", 0) or _DEFAULT_TOKENS)
-    shape = tuple(input_shape or (min(_DEFAULT_TOKENS, longest),))
+    longest = int(getattr(model.config, "max_position_embeddings", 0) or DEFAULT_TOKENS)
+    shape = tuple(input_shape or (min(DEFAULT_TOKENS, longest),))
     if len(shape) != 1 or shape[0] > longest:
         raise SourceError(where=f"--input of {where}",
                           expected=f"a number of tokens up to {longest}",
                           got="x".join(map(str, shape)),
-                          todo=f"give one number, such as --input {min(_DEFAULT_TOKENS, longest)}")
+                          todo=f"give one number, such as --input {min(DEFAULT_TOKENS, longest)}")
     file = (path if path.is_dir() else path.parent) / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in config.get("model_input_names", ()):
         names.append("token_type_ids")
     taken = inspect.signature(model.forward).parameters
-    notes = () if input_shape is not None else (
-        f"{shape[0]} tokens a text; --input sets another length, up to {longest}",)
+    notes = () if input_shape is not None else (tokens_note(shape[0]),)
     return {name: (shape, "int64") for name in names if name in taken}, notes
 
 
