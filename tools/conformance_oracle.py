@@ -46,6 +46,7 @@ class _Call:
         norm: the call of the BatchNorm that is folded into it.
         folded: whether it is such a BatchNorm.
         output: what it made, while layers are being recorded.
+        channels: of its output.
         offset: what is added to its output.
     """
 
@@ -56,6 +57,7 @@ class _Call:
     norm: _Call | None = None
     folded: bool = False
     output: torch.Tensor | None = None
+    channels: int = 0
     offset: torch.Tensor | None = None
 
 
@@ -90,6 +92,7 @@ class _Watch(TorchFunctionMode):
 
     def _record(self, func: Any, x: torch.Tensor, y: torch.Tensor) -> None:
         call = _Call(self.path[-1], func.__name__, x.requires_grad, func in _CHANNELS_FIRST)
+        call.channels = y.shape[1 if call.channels_first else -1]
         before = self.made.get(id(x))
         if func is F.batch_norm and before is not None:
             before.norm, call.folded = call, True
@@ -114,7 +117,7 @@ def _multi_head_attention(query: torch.Tensor, key: torch.Tensor, value: torch.T
                           heads: int, in_weight: torch.Tensor, in_bias: torch.Tensor | None,
                           *more: Any, **_: Any) -> tuple[torch.Tensor, None]:
     """``nn.MultiheadAttention`` [T, N, D] in evaluation mode, layer by layer."""
-    out_weight, out_bias = more[3:5]
+    out_weight, out_bias = more[4:6]  # behind bias_k, bias_v, add_zero_attn and dropout_p
     if query is key:
         q, k, v = F.linear(query, in_weight, in_bias).chunk(3, -1)
     else:  # two layers, as in torch
@@ -225,5 +228,8 @@ class Oracle:
                                   "PyTorch calls no (other) layer")
             with torch.no_grad():
                 offset.zero_()
-            call = calls.pop(0)
+            # Several layers of one module are told apart by their width, then by their order.
+            fitting = [c for c in calls if c.channels == t.initial.shape[-1]] or calls
+            call = fitting[0]
+            calls.remove(call)
             (call.norm or call).offset = offset

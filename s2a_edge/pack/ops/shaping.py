@@ -147,6 +147,13 @@ def _gather(b: Backward) -> Gradients:
     return [reshape(b.g, b.g.op("MatMul", b.g.constant(one_hot), rows), shape), None]
 
 
+def _gather_elements(b: Backward) -> Gradients:
+    picked = b.weight(1) if at_hand(b.node.inputs[1]) else b.saved("rows")
+    start = zeros(b.g, b.shape(0), b.dy)
+    return [b.g.op("ScatterElements", start, picked, b.dy, reduction="add",
+                   axis=int_attribute(b.node, "axis", 0)), None]
+
+
 def _depth_to_space(b: Backward) -> Gradients:
     block = int_attribute(b.node, "blocksize", 1)
     if b.node.attributes.get_string("mode", "DCR") == "DCR":
@@ -189,6 +196,7 @@ RULES = {
     ("", "Split"): Rule(_split),
     ("", "Slice"): Rule(_slice, refuses=constant_operands(1, 2, 3, 4)),
     ("", "Gather"): Rule(_gather, _gather_forward, _gather_refuses),
+    ("", "GatherElements"): Rule(_gather_elements, _gather_forward),
     ("", "DepthToSpace"): Rule(_depth_to_space),
     ("", "SpaceToDepth"): Rule(_space_to_depth),
     ("", "Tile"): Rule(_tile, refuses=constant_operands(1)),

@@ -89,6 +89,13 @@ VIEWS = [
     Sample("Gather", ((1, 4, 2), np.array([[1], [-1]])), lambda x: x[:, [[1], [3]]],
            {"axis": -2}, note="negative"),
     Sample("Gather", ((3, 1), ints(2)), lambda x: x[[2]], note="one"),
+    Sample("GatherElements", ((2, 3), np.array([[2, 2, 0], [1, 1, 0]])),
+           lambda x: x.gather(1, torch.tensor([[2, 2, 0], [1, 1, 0]])), {"axis": -1},
+           note="repeated"),
+    Sample("GatherElements", ((3, 1), np.array([[2], [0]])),
+           lambda x: x.gather(0, torch.tensor([[2], [0]]))),
+    Sample("GatherElements", ((2, 2, 1), np.array([[[1]], [[0]]])),
+           lambda x: x.gather(1, torch.tensor([[[1]], [[0]]])), {"axis": 1}, note="middle"),
 ]
 
 SAMPLES = [*BORDERS, *BLOCKS, *COPIES, *VIEWS]
