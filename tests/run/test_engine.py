@@ -86,9 +86,9 @@ def test_all_graphs_are_loaded_before_one_runs(toy: Path) -> None:
         engine.load(toy / "train_b2.onnx")
 
 
-def test_the_limit_holds_for_every_session(wide: Path) -> None:
-    engine = Engine(arena_limit_bytes=LIMIT_BYTES, weights=Bundle.open(wide).weights())
-    small, _ = bound(engine, wide / "eval.onnx")
+def test_the_limit_holds_for_every_session(toy: Path, wide: Path) -> None:
+    engine = Engine(arena_limit_bytes=LIMIT_BYTES)
+    small, _ = bound(engine, toy / "eval.onnx")
     graph, _ = bound(engine, wide / "train_b2.onnx")
     small.run()
     with pytest.raises(BudgetError):
