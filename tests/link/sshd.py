@@ -97,6 +97,11 @@ def _require_sshd() -> str:
     return _SSHD
 
 
+def sftp_server() -> str:
+    """The program, or what sshd has inside."""
+    return next((path for path in _SFTP_SERVERS if Path(path).exists()), "internal-sftp")
+
+
 @contextmanager
 def run_sshd(folder: Path, *settings: str) -> Iterator[Sshd]:
     """Start a server that lets this user in with a key of its own."""
@@ -104,7 +109,6 @@ def run_sshd(folder: Path, *settings: str) -> Iterator[Sshd]:
     host_key, user_key = _keygen(folder / "host_key"), _keygen(folder / "user_key")
     (folder / "authorized_keys").write_text(user_key)
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {host_key}")
-    sftp = next((path for path in _SFTP_SERVERS if Path(path).exists()), "internal-sftp")
     lines = [
         "ListenAddress 127.0.0.1",
         f"Port {server.port}",
@@ -116,7 +120,7 @@ def run_sshd(folder: Path, *settings: str) -> Iterator[Sshd]:
         "PasswordAuthentication no",
         "KbdInteractiveAuthentication no",
         "PermitRootLogin prohibit-password",
-        *(settings or (f"Subsystem sftp {sftp}",)),
+        *(settings or (f"Subsystem sftp {sftp_server()}",)),
     ]
     (folder / "sshd_config").write_text("\n".join(lines) + "\n")
     server.write_config()
