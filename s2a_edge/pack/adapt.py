@@ -21,6 +21,7 @@ from s2a_edge.pack.adapters import (
     Trainable,
     Workbench,
 )
+from s2a_edge.pack.adapters.full import adds_to_scores
 from s2a_edge.pack.adapters.workbench import PARAMETER_PREFIX, RESERVED, RESERVED_PREFIXES
 from s2a_edge.pack.blocks import Block, find_blocks
 from s2a_edge.pack.graph import CONSTANT_KEY, FOLDED_KEY, dtype_of, leading_to, shape_of
@@ -71,7 +72,7 @@ class Adapted:
     @property
     def frozen_parameters(self) -> int:
         """How many numbers of the backbone do not train; masks and the like are none of them."""
-        frozen = {v for node in self.nodes for v in node.inputs
+        frozen = {v for node in self.nodes if not adds_to_scores(node) for v in node.inputs
                   if v is not None and v.const_value is not None and v.const_value.size > 1
                   and dtype_of(v).is_floating_point() and CONSTANT_KEY not in v.metadata_props
                   and v.metadata_props.get(FOLDED_KEY) != "computed"}

@@ -78,15 +78,17 @@ def _trains(node: ir.Node, value: ir.Value) -> bool:
         return False
     if node.op_type == "Mul":
         return _is_vector(shape_of(value))
-    return node.op_type != "Add" or _is_vector(shape_of(value)) or not _adds_to_scores(node)
+    return _is_vector(shape_of(value)) or not adds_to_scores(node)
 
 
 def _is_vector(shape: tuple[int, ...]) -> bool:
     return sum(d > 1 for d in shape) <= 1
 
 
-def _adds_to_scores(node: ir.Node) -> bool:
-    """Whether the sum is what a softmax reads, as it is or reshaped and added to once more."""
+def adds_to_scores(node: ir.Node) -> bool:
+    """Whether ``node`` adds to what a softmax reads, as it is or reshaped and added to again."""
+    if node.op_type != "Add":
+        return False
     current = node
     for _ in range(_FAR):
         if current.op_type == "Softmax":

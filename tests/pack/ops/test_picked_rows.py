@@ -9,7 +9,7 @@ import torch
 
 from s2a_edge.pack.differentiate import vector_jacobian_product
 from s2a_edge.pack.graph import GraphBuilder
-from tests.pack.compiled import run
+from tests.pack.compiled import Arrays, run
 from tests.pack.ops.machine import UNCOMPRESSED
 
 RNG = np.random.default_rng(0)
@@ -23,9 +23,9 @@ def test_rows_add_up_where_they_came_from(computed: bool) -> None:
     rows = g.op("Add", ids, g.constant([1])) if computed else ids
     y = g.op("Gather", table, rows)
     step = vector_jacobian_product(g.nodes, [table, ids], [y], UNCOMPRESSED)
-    feeds = {"table": RNG.standard_normal((7, 3)).astype(np.float32),
-             "ids": RNG.integers(6, size=(2, 5)),
-             "dy_0": RNG.standard_normal((2, 5, 3)).astype(np.float32)}
+    feeds: Arrays = {"table": RNG.standard_normal((7, 3)).astype(np.float32),
+                     "ids": RNG.integers(6, size=(2, 5)),
+                     "dy_0": RNG.standard_normal((2, 5, 3)).astype(np.float32)}
     outputs = run(step.model, feeds)
     expected = torch.tensor(feeds["table"], requires_grad=True)
     picked = expected[torch.tensor(feeds["ids"]) + int(computed)]
