@@ -173,3 +173,7 @@ def test_channels_are_where_a_convolution_or_linear_layer_has_them() -> None:
     assert channel_axis(last.x) == 3
     assert channel_axis(last.op("t", "Transpose", y, perm=[0, 2, 3, 1])) == 3
     assert channel_axis(Net(2, 5, 8).x) == 2
+    flat = Net(2, 6, 5, 8)
+    rows = flat.op("r", "Reshape", flat.x, flat.g.constant([2, 30, 8]))
+    flat.op("n", "LayerNormalization", rows, flat._weight(8), axis=-1)
+    assert channel_axis(flat.x) == 3

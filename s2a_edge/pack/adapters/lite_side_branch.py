@@ -60,12 +60,14 @@ class LiteSideBranch(Adapter):
 
     def beside(self, block: Block, x: ir.Value, y: ir.Value) -> ir.Value:
         """``y`` plus the branch; ``y`` itself where the block's ends do not fit each other."""
-        source = _read_part(block) or block.input
-        x = self.bench.env.get(source, x)
-        before, after = _Map.of(source), _Map.of(block.output)
+        cut, before, after = _wanted_part(block), _Map.of(block.input), _Map.of(block.output)
+        if cut is not None:
+            self.bench.g.module = f"{block.name}.lsb"
+            x = self.bench.g.op("Slice", x, *cut.inputs[1:])
+            before = _Map(after.shape, before.axis)
         window = _window(before.space, after.space)
-        if window is None:
-            return y
+        if window is None or (window and before.last and len(before.space) == 1):
+            return y  # how tokens in a row would lie in space is not known
         g = self.bench.g
         g.module = f"{block.name}.lsb"
         z = _pooled(g, x, before, self.sizes.reduce)
@@ -112,17 +114,18 @@ class LiteSideBranch(Adapter):
                     g.constant(list(shape_of(y))))
 
 
-def _read_part(block: Block) -> ir.Value | None:
-    """The tokens of the input that are left at the output, where the block computes no others.
+def _wanted_part(block: Block) -> ir.Node | None:
+    """The Slice that leaves the tokens of the output, where the block drops the others on its way.
 
     The last block of a backbone whose features are its class token does (``normalize.narrow``).
     """
-    for node in block.nodes:
-        if node.op_type == "Slice" and node.inputs[0] is block.input:
-            part = node.outputs[0]
-            if math.prod(shape_of(part)[1:-1]) == math.prod(shape_of(block.output)[1:-1]):
-                return part
-    return None
+    before, after = shape_of(block.input), shape_of(block.output)
+    if before == after:
+        return None
+    cuts = [n for n in block.nodes if n.op_type == "Slice" and len(n.inputs) == 4
+            and shape_of(n.outputs[0]) == after and n.inputs[0] is not None
+            and shape_of(n.inputs[0]) == before]
+    return next((n for n in cuts if n.inputs[0] is block.input), next(iter(cuts), None))
 
 
 def _window(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...] | None:
