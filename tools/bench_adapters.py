@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Adapters: what each keeps for the backward, what it costs in time, and how much trains.
+
+    python tools/bench_adapters.py --batch 4 --json out.json
+
+Each model is captured once; each choice of adapters and bits is compiled into a training step,
+which runs in processes of its own, in turn (A B C A B C ...), so that a machine whose speed drifts
+treats all alike. Saved bytes are sums over the step's saved values, and exact; weights are random,
+since neither bytes nor time depend on their values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2a_edge.pack.capture import Captured, open_source
+from s2a_edge.pack.compile import Compiled, compile_backbone
+from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
+from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.rehearse import machine, run_graph
+from s2a_edge.spec.tunable import adapter_of
+
+MODELS = ("vit_base_patch16_224", "swin_tiny_patch4_window7_224", "resnet50")
+ADAPTERS = ("bias", "lrp", "lsb", "bias,lrp,lsb")
+BITS = ("32", "8", "4")
+MIB = 2**20
+_CLASSES = 10
+
+
+@dataclass
+class Row:
+    """One choice; sizes of one image, shares of all parameters.
+
+    Attributes:
+        adapters: as ``--adapters`` takes them.
+        bits: of a saved value, or ``auto``.
+        trainables: parameters, the head's not among them.
+        share, share_with_head: of the model's parameters, 0..1.
+        saved_bytes: kept between forward and backward, for each image.
+        step_ms: of each timed run of the step.
+    """
+
+    model: str
+    adapters: str
+    bits: str
+    trainables: int
+    share: float
+    share_with_head: float
+    saved_bytes: float
+    step_ms: list[float] = dataclasses.field(default_factory=list)
+
+
+def main() -> int:
+    """Measures all choices and prints a table for each model."""
+    options = _options()
+    rows: list[Row] = []
+    for model in options.models:
+        captured = open_source(f"timm:{model}", input_shape=None, weights=None, features=None,
+                               pool=None, seed=0)
+        with tempfile.TemporaryDirectory(prefix="bench-adapters-") as folder:
+            rows += _measure(model, captured, options, Path(folder))
+    report = {"command": " ".join(["python", "tools/bench_adapters.py", *sys.argv[1:]]),
+              "machine": machine(), "versions": _versions(), "batch": options.batch,
+              "threads": options.threads, "rows": [dataclasses.asdict(row) for row in rows]}
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("\n\n".join(table(model, [r for r in rows if r.model == model])
+                      for model in options.models))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--models", nargs="+", default=MODELS, help="timm models")
+    parser.add_argument("--adapters", nargs="+", default=ADAPTERS,
+                        help="choices, each as pack's --adapters takes it")
+    parser.add_argument("--bits", nargs="+", default=BITS, help="as pack's --bits takes them")
+    parser.add_argument("--rank", type=int, default=PackOptions.rank)
+    parser.add_argument("--reduce", type=int, default=PackOptions.reduce)
+    parser.add_argument("--blocks", default=PackOptions.blocks)
+    parser.add_argument("--batch", type=int, default=4, help="micro-batch")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each process")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each choice; 0: none")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def _measure(model: str, captured: Captured, options: argparse.Namespace, folder: Path,
+             ) -> list[Row]:
+    rows, folders = [], []
+    for adapters in options.adapters:
+        for bits in options.bits:
+            _say(f"{model}: {adapters} at {bits} bits")
+            made = _compiled(captured, adapters, bits, options)
+            rows.append(_row(model, adapters, bits, made, options.batch))
+            folders.append(folder / str(len(rows)))
+            if options.rounds:
+                _emit(made, options.batch, folders[-1])
+    for number in range(options.rounds):
+        for row, place in zip(rows, folders, strict=True):
+            _say(f"{model}, round {number + 1} of {options.rounds}: {row.adapters} {row.bits}")
+            run = run_graph(place / "step.onnx", inputs=place / "inputs.npz", arena_bytes=None,
+                            threads=options.threads, repeat=options.steps + 1)
+            row.step_ms += run.step_ms[1:]
+    return rows
+
+
+def _compiled(captured: Captured, adapters: str, bits: str, options: argparse.Namespace,
+              ) -> Compiled:
+    recipe: dict[str, Any] = {"bits": int(bits) if bits.isdigit() else bits}
+    recipe |= {"rank": options.rank, "reduce": options.reduce, "blocks": options.blocks}
+    return compile_backbone(captured, PackOptions(
+        classes=_CLASSES, effective_batch=options.batch, micro_batches=(options.batch,),
+        adapters=tuple(adapters.split(",")), **recipe), lambda stage, detail: None)
+
+
+def _row(model: str, adapters: str, bits: str, made: Compiled, batch: int) -> Row:
+    sizes: dict[bool, int] = {True: 0, False: 0}
+    for t in made.trainables:
+        sizes[adapter_of(t.kind) == "head"] += t.initial.size
+    body = made.adapted.frozen_parameters + sizes[False]
+    saved = sum(value.stored_bytes for value in made.steps[batch].saved)
+    return Row(model, adapters, bits, sizes[False], sizes[False] / body,
+               (sizes[False] + sizes[True]) / (body + sizes[True]), saved / batch)
+
+
+def _emit(made: Compiled, batch: int, folder: Path) -> None:
+    """The training graph, its weights and stand-in inputs."""
+    folder.mkdir()
+    step = made.steps[batch].model
+    weights = {e.name: e for e in emit_weights([step], folder / WEIGHTS_NAME)}
+    emit_model(step, weights, folder / "step.onnx")
+    rng = np.random.default_rng(0)
+    given: dict[str, np.ndarray] = {f"param.{t.name}": t.initial for t in made.trainables}
+    given |= {f"acc.{t.name}": np.zeros_like(t.initial) for t in made.trainables}
+    for value in step.graph.inputs:
+        name, shape = str(value.name), shape_of(value)
+        if name not in given:
+            given[name] = rng.standard_normal(shape).astype(dtype_of(value).numpy())
+    given["target"] = np.eye(_CLASSES, dtype=np.float32)[np.arange(batch) % _CLASSES]
+    given["weight"] = np.full(batch, 1 / batch, np.float32)
+    np.savez(folder / "inputs.npz", **given)  # type: ignore[arg-type]  # names are data
+
+
+def table(model: str, rows: Iterable[Row]) -> str:
+    """Markdown: a line for each choice of adapters, a pair of columns for each number of bits.
+
+    Times are medians, and their ratio to the first choice's at the same bits.
+    """
+    rows = list(rows)
+    bits = list(dict.fromkeys(row.bits for row in rows))
+    first = {row.bits: row for row in reversed(rows)}
+    lines = [f"| {model} | tunable | with head |" + "".join(
+        f" {b} bits: MiB | step ms |" for b in bits), "|---|" + "---:|" * (2 + 2 * len(bits))]
+    for adapters in dict.fromkeys(row.adapters for row in rows):
+        mine = {row.bits: row for row in rows if row.adapters == adapters}
+        some = next(iter(mine.values()))
+        cells = [f" {some.share:.2%} ", f" {some.share_with_head:.2%} "]
+        for b in bits:
+            row = mine[b]
+            cells += [f" {row.saved_bytes / MIB:.2f} ", _time(row, first[b])]
+        lines.append(f"| {adapters.replace(',', ' + ')} |{'|'.join(cells)}|")
+    return "\n".join(lines)
+
+
+def _time(row: Row, first: Row) -> str:
+    if not row.step_ms:
+        return " "
+    ms = statistics.median(row.step_ms)
+    return f" {ms:.0f} (×{ms / statistics.median(first.step_ms):.2f}) "
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("onnxruntime", "torch", "timm")}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
