@@ -86,11 +86,12 @@ def figures(now: Progress) -> str:
     if now.budget_bytes is not None:
         memory += f" of {format_bytes(now.budget_bytes)}"
     training = now.phase == "train"
+    val = "last val" if training else "val"
     parts = [
         f"loss {now.loss:.4f}" if training and now.loss is not None else "",
         f"accuracy {now.accuracy:.1%}" if training and now.accuracy is not None else "",
-        f"val loss {now.val_loss:.4f}" if now.val_loss is not None else "",
-        _score(now),
+        f"{val} loss {now.val_loss:.4f}" if now.val_loss is not None else "",
+        f"{val} {_score(now)}" if _score(now) else "",
         f"{now.images_s:.1f} images/s" if now.images_s is not None else "",
         f"peak {memory}",
     ]
@@ -98,11 +99,11 @@ def figures(now: Progress) -> str:
 
 
 def _score(now: Progress) -> str:
-    """``val top-1 91.30%``; empty where it is not known yet, or is the loss itself."""
+    """``top-1 91.30%``; empty where it is not known yet, or is the loss itself."""
     if now.val_metric in (None, "loss") or now.val_score is None:
         return ""
     name = str(now.val_metric)
-    return f"val {metric_label(name)} {metric_text(name, now.val_score)}"
+    return f"{metric_label(name)} {metric_text(name, now.val_score)}"
 
 
 def _make_bar(output: Output) -> Bar | None:
