@@ -60,26 +60,52 @@ class TargetScaling:
         ``std b + mean``.
 
         Args:
-            parameters: by trainable.
+            parameters: by trainable, of a model that predicts standardised numbers.
             manifest: says which of them are the head.
 
         Raises:
             BundleError: the head is not one row of weights and one bias for each output.
         """
-        folded = dict(parameters)
         std, mean = np.array(self.std), np.array(self.mean)
-        kinds = {"head_weight": "weight", "head_bias": "bias"}
-        found = {kinds[t.kind]: t for t in manifest.trainables if t.kind in kinds}
-        shapes = {part: tuple(t.shape) for part, t in found.items()}
-        outputs = (manifest.task.classes,)
-        if shapes.get("bias") != outputs or shapes.get("weight", ())[:1] != outputs:
-            raise BundleError(
-                where="manifest.json: trainables",
-                expected=f"a head of {outputs[0]} rows and as many biases",
-                got=str(shapes),
-                todo="pack the bundle again",
-            )
-        weight, bias = found["weight"].name, found["bias"].name
-        folded[weight] = (parameters[weight] * std[:, None]).astype(np.float32)
-        folded[bias] = (parameters[bias] * std + mean).astype(np.float32)
-        return folded
+        return _with_head(parameters, manifest, std, mean)
+
+    def replaced(
+        self, new: TargetScaling, parameters: Mapping[str, Array], manifest: Manifest
+    ) -> dict[str, Array]:
+        """The same model, whose parameters follow this scaling, as ``new`` has them.
+
+        A run that begins with the values of another one predicts as that one did, though mean and
+        deviation of its data differ.
+
+        Args:
+            new: the scaling of the run to come.
+            parameters: by trainable.
+            manifest: says which of them are the head.
+
+        Raises:
+            BundleError: as :meth:`folded`.
+        """
+        std, shift = np.array(self.std), np.array(self.mean) - np.array(new.mean)
+        return _with_head(parameters, manifest, std / np.array(new.std), shift / np.array(new.std))
+
+
+def _with_head(
+    parameters: Mapping[str, Array], manifest: Manifest, factor: Array, offset: Array
+) -> dict[str, Array]:
+    """``parameters`` with a head that gives ``factor`` times what it gave, plus ``offset``."""
+    changed = dict(parameters)
+    kinds = {"head_weight": "weight", "head_bias": "bias"}
+    found = {kinds[t.kind]: t for t in manifest.trainables if t.kind in kinds}
+    shapes = {part: tuple(t.shape) for part, t in found.items()}
+    outputs = (manifest.task.classes,)
+    if shapes.get("bias") != outputs or shapes.get("weight", ())[:1] != outputs:
+        raise BundleError(
+            where="manifest.json: trainables",
+            expected=f"a head of {outputs[0]} rows and as many biases",
+            got=str(shapes),
+            todo="pack the bundle again",
+        )
+    weight, bias = found["weight"].name, found["bias"].name
+    changed[weight] = (parameters[weight] * factor[:, None]).astype(np.float32)
+    changed[bias] = (parameters[bias] * factor + offset).astype(np.float32)
+    return changed

@@ -107,7 +107,7 @@ class Trainer:
         )
         self.steps_done = 0
         self.target_scaling: TargetScaling | None = None
-        """Of regressed numbers: that of the run that was trained or loaded; None: none."""
+        """Of regressed numbers: what the parameters follow; None before anything was trained."""
 
     @property
     def peak_bytes(self) -> int:
@@ -262,7 +262,7 @@ class Trainer:
             fit = Fit(plan, self._train, self._evaluator, folder, self._guard, stop, position)
             fit.run()
         self.steps_done = position.global_step
-        self.target_scaling = settings.target_scaling
+        self.target_scaling = self._scaling_of(settings)
         return RunSummary(
             out=out,
             epochs=position.epoch,
@@ -329,7 +329,7 @@ class Trainer:
         else:
             self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
-        self.target_scaling = info.settings.target_scaling
+        self.target_scaling = self._scaling_of(info.settings)
 
     def start_from(self, path: Path | str) -> None:
         """Begin with the tuned values of a run, of this bundle or of one with equal trainables.
@@ -342,8 +342,9 @@ class Trainer:
         """
         path = Path(path)
         file = checkpoint_path(path) if path.is_dir() else path
-        _, tensors = read_checkpoint(file)
+        info, tensors = read_checkpoint(file)
         self.state.load_parameters(_parameters(tensors), where=str(file))
+        self.target_scaling = self._scaling_of(info.settings)
 
     @cached_property
     def _train(self) -> TrainStep:
@@ -372,6 +373,13 @@ class Trainer:
             None if weights is None else np.array(weights, np.float32),
             settings.target_scaling,
         )
+
+    def _scaling_of(self, settings: FitSettings) -> TargetScaling | None:
+        """What the parameters of a run follow; None for tasks without numbers."""
+        task = self.bundle.manifest.task
+        if task.loss not in REGRESSION_LOSSES:
+            return None
+        return settings.target_scaling or TargetScaling.identity(task.classes)
 
     def _open(self, data: Data) -> DataSet:
         return open_data(data, self.bundle.manifest) if isinstance(data, str | Path) else data
@@ -405,7 +413,11 @@ class Trainer:
     def _start(self, plan: FitPlan, folder: RunFolder) -> Position:
         """Begin a new run, or go on where the folder's last checkpoint was taken."""
         if not folder.last.exists():
-            self.state.load_parameters(self.state.read("param"), where="current parameters")
+            parameters, now = self.state.read("param"), self._scaling_of(plan.settings)
+            if self.target_scaling is not None and now is not None:
+                manifest = self.bundle.manifest
+                parameters = self.target_scaling.replaced(now, parameters, manifest)
+            self.state.load_parameters(parameters, where="current parameters")
             folder.begin(new_record(self.bundle, plan))
             return Position()
         info, tensors = read_checkpoint(folder.last)

@@ -229,6 +229,26 @@ def test_regression_without_standardisation_learns_raw_numbers(tmp_path: Path) -
     assert info.settings.target_scaling.mean == pytest.approx((300, 300, 300), abs=60)
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_run_that_begins_with_anothers_values_predicts_as_that_one(
+    tmp_path: Path, standardize: bool
+) -> None:
+    place = Place(tmp_path, "mse")
+    place.fit("first", epochs=4, standardize=standardize, lr=0.05 if standardize else 2.0)
+    before = evaluate_run(tmp_path / "first", place.val).metrics["mae"]
+    data = arrays(place.train)
+    np.savez(tmp_path / "other.npz", x=data["x"], targets=3 * data["targets"] - 50)
+    trainer = Trainer(place.bundle)
+    trainer.start_from(tmp_path / "first")
+    assert trainer.evaluate(place.val).metrics["mae"] == pytest.approx(before)
+    # So small a rate changes nothing: what differs is the scaling of the other data.
+    summary = trainer.fit(
+        tmp_path / "other.npz", val=place.val, epochs=1, lr=1e-30, out=tmp_path / "second"
+    )
+    assert summary.history[0].val_metrics["mae"] == pytest.approx(before, rel=1e-4)
+    assert trainer.evaluate(place.val).metrics["mae"] == pytest.approx(before, rel=1e-4)
+
+
 @pytest.mark.parametrize("samples", [3, 1])
 def test_a_graphs_own_loss_needs_a_full_batch(tmp_path: Path, samples: int) -> None:
     place = Place(tmp_path, "output")
