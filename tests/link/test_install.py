@@ -169,7 +169,7 @@ def test_runs_that_a_new_release_does_not_fit_are_named(
     data = write_samples(tmp_path / "t.npz", 8)
     Trainer(board / "current").fit(data, epochs=1, lr=0.1, out=board / "runs" / "n1")
     before = (board / "runs" / "n1" / "last.safetensors").read_bytes()
-    with pytest.raises(CheckpointError, match=r"head\.weight was \[5, 3\], is \[9, 3\]"):
+    with pytest.raises(CheckpointError, match=r"head\.weight was \[3, 5\], is \[3, 9\]"):
         put(bundles / "wide", board, checks)
     assert put(bundles / "b", board, checks).switched
     # The tuned values go on in the new release, which has the same trainables.
