@@ -61,7 +61,8 @@ class Precision:
         if kind == "exact" or (kind == "activation" and is_statistic(shape)):
             # Thousandths of the bytes, full accuracy.
             return ExactCodec("activation")
-        if self.bits == 32 or (kind.startswith("derivative") and is_statistic(shape)):
+        if self.bits == 32 or (kind.startswith(("derivative", "normalized"))
+                               and is_statistic(shape)):
             return ExactCodec(kind)
         bits = max(self.bits, 8) if recomputes else self.bits
         family, _, detail = kind.partition(":")
