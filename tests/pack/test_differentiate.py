@@ -247,8 +247,6 @@ KERNEL = np.ones((4, 4, 3, 3), np.float32)
 @pytest.mark.parametrize(("form", "why"), [
     (_on("MaxPool", kernel_shape=[2, 2], outputs=2), "MaxPool with output"),
     (_on("AveragePool", kernel_shape=[2, 2], dilations=[2, 2]), "AveragePool with dilations"),
-    (_on("Pow", np.asarray(2.0, np.float32)), "Pow with an exponent"),
-    (_on("Pow", np.arange(6, dtype=np.float32), computed=False), "Pow with an exponent"),
     (_on("Clip", np.asarray(0.5, np.float32)), "Clip with computed"),
     (_on("Gather", np.array([0, 1]), axis=1), "Gather with computed"),
     (_on("Conv", KERNEL), "Conv with a computed kernel"),

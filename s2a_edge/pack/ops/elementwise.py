@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.graph import dtype_of
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.rule import (
     Backward,
@@ -80,19 +80,38 @@ def _save_base(f: Forward) -> tuple[ir.Value, ...]:
     return f.emit()
 
 
+def _number(value: ir.Value | None) -> float | None:
+    """The number in a constant of one element."""
+    if value is None or value.const_value is None or value.const_value.size != 1:
+        return None
+    return float(value.const_value.numpy().reshape(()))
+
+
+def _pow_forward(f: Forward) -> tuple[ir.Value, ...]:
+    f.save("x", f.x(0), "activation")
+    if not at_hand(f.node.inputs[1]):
+        f.save("p", f.x(1), "activation")
+    outputs = f.emit()
+    if f.needs[1]:
+        f.save("y", outputs[0], "activation")
+    return outputs
+
+
 def _pow(b: Backward) -> Gradients:
-    # y = x^p with a constant p: dx = dy p x^(p-1)
-    p = float(b.constant(1).reshape(-1)[0])
-    x = b.saved("x")
-    power = x if p == 2.0 else b.g.op("Pow", x, scalar(b.g, p - 1.0, x))
-    return [b.g.op("Mul", b.g.op("Mul", b.dy, scalar(b.g, p, b.dy)), power), None]
-
-
-def _pow_refuses(node: ir.Node) -> str | None:
-    x, power = node.inputs[0], node.inputs[1]
-    if x is None or power is None or power.const_value is None or power.const_value.size != 1:
-        return "an exponent that is no constant number"
-    return None if shape_of(x) == shape_of(node.outputs[0]) else "an exponent of a higher rank"
+    # y = x^p: dx = dy p x^(p-1), dp = dy y log x
+    g, x, number = b.g, b.saved("x"), _number(b.node.inputs[1])
+    dx = dp = None
+    if b.needs[0]:
+        p = scalar(g, number, x) if number is not None else (
+            b.weight(1) if at_hand(b.node.inputs[1]) else b.saved("p"))
+        lower = scalar(g, number - 1.0, x) if number is not None \
+            else g.op("Sub", p, scalar(g, 1.0, x))
+        power = x if number == 2.0 else g.op("Pow", x, lower)
+        dx = sum_to(g, g.op("Mul", g.op("Mul", b.dy, p), power), b.shape(0))
+    if b.needs[1]:
+        slope = g.op("Mul", b.saved("y"), g.op("Log", x))
+        dp = sum_to(g, g.op("Mul", b.dy, slope), b.shape(1))
+    return [dx, dp]
 
 
 def _save_output(f: Forward) -> tuple[ir.Value, ...]:
@@ -208,7 +227,7 @@ RULES = {
     ("", "Div"): Rule(_div, _save_for_quotient),
     ("", "Neg"): Rule(_neg),
     ("", "Identity"): Rule(_same),
-    ("", "Pow"): Rule(_pow, _save_base, _pow_refuses),
+    ("", "Pow"): Rule(_pow, _pow_forward),
     ("", "Sqrt"): Rule(_sqrt, _save_output),
     ("", "Exp"): Rule(_exp, _save_output),
     ("", "Reciprocal"): Rule(_reciprocal, _save_output),

@@ -67,7 +67,31 @@ def _operand(b: Backward, index: int, key: str) -> ir.Value:
     return b.weight(index) if at_hand(value) else b.saved(key)
 
 
+def _vector_backward(b: Backward) -> Gradients:
+    # A vector on the left is a row, one on the right a column; y lacks that axis.
+    g, (a_shape, b_shape) = b.g, (b.shape(0), b.shape(1))
+    row, column = len(a_shape) == 1, len(b_shape) == 1
+    full = list(b.out_shape())
+    if column:
+        full.append(1)
+    if row:
+        full.insert(len(full) - 1, 1)
+    dy = reshape(g, b.dy, full)
+    a_full = (1, *a_shape) if row else a_shape
+    b_full = (*b_shape, 1) if column else b_shape
+    da = db = None
+    if b.needs[0]:
+        right = reshape(g, _operand(b, 1, "b"), b_full)
+        da = reshape(g, sum_to(g, product(g, dy, right, tb=True), a_full), a_shape)
+    if b.needs[1]:
+        left = reshape(g, _operand(b, 0, "a"), a_full)
+        db = reshape(g, sum_to(g, product(g, left, dy, ta=True), b_full), b_shape)
+    return [da, db]
+
+
 def _matmul_backward(b: Backward) -> Gradients:
+    if 1 in (len(b.shape(0)), len(b.shape(1))):
+        return _vector_backward(b)
     ta, tb, alpha = _flags(b.node)
     g, dy = b.g, b.dy
     da = db = None

@@ -65,6 +65,9 @@ ELEMENTWISE = [
         ("Neg", torch.neg), ("Identity", lambda x: x * 1.0))),
     Sample("Pow", ((2, 1, 3), np.asarray([[-1.5]])), lambda x: x**-1.5, positive=True),
     Sample("Pow", ((1, 3), np.asarray(1.0)), lambda x: x**1.0),
+    *_broadcasting("Pow", torch.pow, positive=True),
+    Sample("Pow", ((2, 3), V4[:3]), lambda x: x ** T(V4[:3]).to(x), positive=True, note="frozen"),
+    Sample("Pow", (np.abs(V4), (2, 4)), lambda p: T(np.abs(V4)).to(p) ** p, note="base"),
 ]
 
 REDUCTIONS = [

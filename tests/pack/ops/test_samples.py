@@ -17,7 +17,7 @@ from tests.pack.ops.samples import SAMPLES
 
 Key = tuple[str, str]
 
-BROADCASTING = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Where", "PRelu",
+BROADCASTING = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "PRelu",
                 "MatMul", "FusedMatMul", "Gemm"}
 # Operators whose axes are an operand; its position.
 AXES_OPERAND = {"Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "Pad": 3, "CumSum": 1, "ReduceSum": 1,
