@@ -70,15 +70,6 @@ COPIES = [
            {"reverse": 1}, note="reverse"),
 ]
 
-PICKS = np.array([[0, 2, -1], [1, 1, 0]])
-PICKED = [
-    Sample("GatherElements", ((2, 4), PICKS), lambda x: x.gather(1, T(PICKS % 4)), {"axis": -1},
-           double=False),
-    Sample("GatherElements", ((3, 3), PICKS), lambda x: x.gather(0, T(PICKS % 3)), note="axis0"),
-    Sample("GatherElements", ((1, 4, 1), PICKS[:1, :, None]),
-           lambda x: x.gather(1, T(PICKS[:1, :, None] % 4)), {"axis": 1}, note="one"),
-]
-
 VIEWS = [
     Sample("Reshape", ((1, 3, 1), ints(3)), lambda x: x.reshape(3)),
     Sample("Flatten", ((2, 1, 3, 4),), lambda x: x.reshape(2, 12), {"axis": -3}, note="negative"),
@@ -107,4 +98,4 @@ VIEWS = [
            lambda x: x.gather(1, torch.tensor([[[1]], [[0]]])), {"axis": 1}, note="middle"),
 ]
 
-SAMPLES = [*BORDERS, *BLOCKS, *COPIES, *PICKED, *VIEWS]
+SAMPLES = [*BORDERS, *BLOCKS, *COPIES, *VIEWS]
