@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def main() -> None:
 def agent_command(root: Path) -> list[str]:
     """What answers a request: the runtime that was pushed, or else this program."""
     if (root / "runtime").is_dir():
-        environment = f"PYTHONPATH={root / 'runtime'}"
+        paths = [str(root / "runtime"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = f"PYTHONPATH={os.pathsep.join(paths)}"
         return ["env", environment, sys.executable, "-m", "s2a_edge.link.agent", str(root)]
     return [sys.executable, sys.argv[0], "agent", str(root)]
 

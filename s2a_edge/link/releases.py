@@ -167,6 +167,8 @@ class Releases:
             hashes: set[str] = set()
             for name in kept - {None}:
                 hashes |= set(self.sums(str(name)).values())
+            runtimes = self.root / "runtimes"  # folders named by the package they hold
+            hashes |= {p.name for p in runtimes.iterdir()} if runtimes.is_dir() else set()
             self.store.remove_others(hashes)
 
     def sums(self, name: str) -> dict[str, str]:

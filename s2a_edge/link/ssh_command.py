@@ -47,7 +47,11 @@ _FAILURES = (
     ),
 )
 _STORAGE = (
-    (r"No space left on device|Disk quota exceeded", "free some space on the board"),
+    # sftp's server has no word for a full disk but "Failure".
+    (
+        r"No space left on device|Disk quota exceeded|write remote .*: Failure",
+        "free some space on the board",
+    ),
     (r"Read-only file system", "remount it, or give another path"),
     (r"[Pp]ermission denied", "give a path that this user may write"),
 )

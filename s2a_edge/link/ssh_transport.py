@@ -1,10 +1,11 @@
 """``ssh://[user@]host[:port]/path``: a board that runs an ssh server.
 
 Requests go to the board's agent over one ssh command each; files with rsync where both sides have
-it, else with sftp, else as a tar over ssh. On the board the agent is, in this order: the Python
-that ``?python=`` names, ``ROOT/venv/bin/python``, the package that ``--with-runtime`` put there,
-the ``s2a-edge`` command, ``python3 -m s2a_edge``. A board without any of them still takes files,
-with a small program of the standard library that is copied there first.
+it, else with sftp, else as a tar over ssh. On the board the agent is run by the Python that
+``?python=`` names, or else by ``ROOT/venv/bin/python`` or ``python3``, from the package that
+``--with-runtime`` put there or from what is installed; or it is the ``s2a-edge`` command. A board
+without any of them still takes files, with a small program of the standard library that is copied
+there first.
 """
 
 from __future__ import annotations
@@ -129,17 +130,20 @@ class SshTransport(Transport):
         venv, runtime = f"{root}/venv/bin/python", f"PYTHONPATH={root}/runtime"
         pythons = [shlex.quote(self._python)] if self._python else [venv, "python3"]
         module = "-m s2a_edge.link.agent"
-        candidates = [f"{runtime} {python} {module} {root}" for python in pythons]
-        tests = [f"test -d {root}/runtime && {runtime} {p} -c {_IMPORT}" for p in pythons]
+        candidates = {
+            f"{runtime} {python} {module} {root}": f"test -d {root}/runtime && "
+            f"{runtime} {python} -c {_IMPORT}"
+            for python in pythons
+        }
+        candidates |= {f"{python} {module} {root}": f"{python} -c {_IMPORT}" for python in pythons}
         if not self._python:
-            candidates.append(f"s2a-edge agent {root}")
-            tests.append("command -v s2a-edge")
-        candidates += [f"{python} {module} {root}" for python in pythons]
-        tests += [f"{python} -c {_IMPORT}" for python in pythons]
-        chain = " || ".join(f"({test}) >/dev/null 2>&1 && echo {n}" for n, test in enumerate(tests))
+            candidates[f"s2a-edge agent {root}"] = "command -v s2a-edge"
+        chain = " || ".join(
+            f"({test}) >/dev/null 2>&1 && echo {n}" for n, test in enumerate(candidates.values())
+        )
         said = self._ssh.run(f"({chain}) | head -n 1; true").split()
         number = said[-1].decode("ascii", "replace") if said else ""
-        return candidates[int(number)] if number.isdecimal() else self._push_bare(root)
+        return list(candidates)[int(number)] if number.isdecimal() else self._push_bare(root)
 
     def _push_bare(self, root: str) -> str:
         """Copy the small program to a board that has no s2a-edge; the command that runs it."""

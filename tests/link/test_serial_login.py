@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from s2a_edge.link.bare_package import build_runtime
 from s2a_edge.link.blobs import Blob
+from s2a_edge.link.flash import flash
 from s2a_edge.link.open_transport import open_transport
 from s2a_edge.link.transport import Outgoing
+from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import LinkError
 from tests.link.contract import quiet
 from tests.link.faulty_line import CLEAN, Faults, FaultyLine
@@ -33,13 +36,14 @@ done
 
 
 @contextmanager
-def shell(line: FaultyLine, home: Path, login: str = "") -> Iterator[None]:
+def shell(line: FaultyLine, home: Path, login: str = "", libraries: str = "") -> Iterator[None]:
     """A shell as getty would start it, on the board's end of the line."""
     if shutil.which("setsid") is None:
         pytest.skip("needs setsid (util-linux)")
     home.mkdir()
     script = f"stty sane; {login}\nPS1='nvidia@tegra:~$ ' exec sh -i"
     environment = {"PATH": f"{BASE}:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home)}
+    environment |= {"PYTHONPATH": libraries} if libraries else {}
     with (
         line.board.open("r+b", buffering=0) as terminal,
         subprocess.Popen(
@@ -96,3 +100,23 @@ def test_a_shell_without_python_is_said(tmp_path: Path, monkeypatch: pytest.Monk
         pytest.raises(LinkError, match="did not arrive whole"),
     ):
         open_transport(f"serial:{line.host}")
+
+
+@pytest.mark.faults_long
+def test_a_bare_board_becomes_one_that_trains(tmp_path: Path, bundles: Path) -> None:
+    """Nothing on the board but Python and what s2a-edge depends on, behind a login shell."""
+    libraries = tmp_path / "libraries"  # without the s2a-edge that may be installed beside them
+    libraries.mkdir()
+    here = Path(next(p for p in sys.path if p.endswith("site-packages")))
+    for path in here.iterdir():
+        if "s2a_edge" not in path.name and path.suffix != ".pth":
+            (libraries / path.name).symlink_to(path)
+    with (
+        FaultyLine(tmp_path, Faults(damaged=0.00002), seed=2) as line,
+        shell(line, tmp_path / "home", libraries=str(libraries)),
+        open_transport(f"serial:{line.host}") as transport,
+        Bundle.open(bundles / "a") as bundle,
+    ):
+        done = flash(bundle, transport, runtime=build_runtime())
+    assert done.step_ms is not None
+    Bundle.open(tmp_path / "home" / "s2a-edge" / "current").close()

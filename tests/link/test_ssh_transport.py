@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +15,10 @@ from s2a_edge.link.flash import flash
 from s2a_edge.link.open_transport import open_transport
 from s2a_edge.link.releases import Releases
 from s2a_edge.link.ssh_transport import SshTransport
+from s2a_edge.link.transport import Outgoing
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import LinkError, StorageError
-from tests.link.contract import ASKED, TransportContract, Way, quiet
+from tests.link.contract import ASKED, BLOB, CONTENT, TransportContract, Way, quiet
 from tests.link.quick_board import write_wrapper
 from tests.link.sshd import Sshd, run_sshd
 
@@ -123,20 +123,45 @@ def test_a_folder_that_cannot_be_written(target: str, bundles: Path) -> None:
         flash(bundle, transport)
 
 
-def test_a_full_board(target: str, bundles: Path, board: Path, tmp_path: Path) -> None:
-    """A file system of one MiB, where this user may mount one."""
+@pytest.fixture
+def small_disk(board: Path) -> Iterator[Path]:
+    """A file system of two MiB at the board's folder, where this user may mount one."""
     board.mkdir()
-    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=1m none '{board}' 2>/dev/null"):
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(board)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a small file system")
-    try:
-        with (
-            open_transport(target) as transport,
-            Bundle.open(bundles / "a") as bundle,
-            pytest.raises(StorageError, match="free some space"),
-        ):
-            flash(bundle, transport)
-    finally:
-        os.system(f"umount '{board}'")
+    yield board
+    subprocess.run(["umount", str(board)], check=True)
+
+
+def test_a_full_board_is_noticed_first(target: str, bundles: Path, small_disk: Path) -> None:
+    (small_disk / "photos").write_bytes(bytes(1_900_000))
+    with (
+        open_transport(target) as transport,
+        Bundle.open(bundles / "a") as bundle,
+        pytest.raises(StorageError, match="free some space"),
+    ):
+        flash(bundle, transport)
+    assert not list((small_disk / "incoming").iterdir())
+
+
+@pytest.mark.parametrize("name", ["rsync", "sftp", "tar"])
+def test_a_board_that_fills_while_files_arrive(
+    target: str, small_disk: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "payload").write_bytes(CONTENT)
+    with _by(target, name) as transport:
+        transport.call({"op": "held", "blobs": ASKED}, quiet)
+        with pytest.raises(OSError, match="No space"):
+            (small_disk / "photos").write_bytes(bytes(1_900_000))
+            (small_disk / "more").write_bytes(bytes(1_900_000))
+        with pytest.raises(StorageError, match="free some space"):
+            transport.send([Outgoing(BLOB, tmp_path / "payload")], lambda n: None)
+        for filled in ("photos", "more"):
+            (small_disk / filled).unlink()
+        held = transport.call({"op": "held", "blobs": ASKED}, quiet)[BLOB.sha256]
+        transport.send([Outgoing(BLOB, tmp_path / "payload", held)], lambda n: None)
+        assert transport.call({"op": "admit", "blobs": ASKED}, quiet) == 1
 
 
 def test_a_shared_connection_of_the_user_is_left_alone(server: Sshd, target: str) -> None:
