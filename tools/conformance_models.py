@@ -53,6 +53,7 @@ TRANSFORMERS: tuple[Case, ...] = (
     _timm("vit_base_patch32_clip_224", **_VIT, label="clip"),
     _timm("vit_base_patch32_clip_quickgelu_224", **_VIT, label="clip-quickgelu"),
     _timm("vit_base_patch16_siglip_224", **_VIT, label="siglip"),
+    _timm("aimv2_large_patch14_224", 56, **{**_VIT, "img_size": 56}, label="aimv2-rms"),
     _timm("swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=24,
           depths=(2, 2), num_heads=(2, 4), label="swin"),
     _timm("swinv2_tiny_window8_256", img_size=64, window_size=4, embed_dim=24,

@@ -26,7 +26,7 @@ Features = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv_transpose2d)
 _CHANNELS_FIRST = (*_CONVOLUTIONS, F.batch_norm, F.group_norm, F.instance_norm)
-_LAYERS = (*_CHANNELS_FIRST, F.linear, F.layer_norm, torch.addmm)
+_LAYERS = (*_CHANNELS_FIRST, F.linear, F.layer_norm, F.rms_norm, torch.addmm)
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 

@@ -256,6 +256,7 @@ _WITHOUT_SCHEMA: dict[tuple[str, str], Callable[[ir.Node], None]] = {
     (MICROSOFT, "FusedMatMul"): _infer_fused_matmul,
     (MICROSOFT, "QuickGelu"): _infer_like_input,
     ("", "GroupNormalization"): _infer_like_input,
+    ("", "RMSNormalization"): _infer_like_input,  # of opset 23; lowered before it is emitted
 }
 
 

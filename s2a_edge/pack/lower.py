@@ -2,7 +2,8 @@
 
 HardSwish, Mish and GroupNormalization have no kernel of their own on the CPU: the runtime expands
 them when it loads the graph, the parts run out of file order, and the memory plan would be of
-another graph. They are differentiated as one operator and lowered afterwards.
+another graph. They are differentiated as one operator and lowered afterwards; so are
+RMSNormalization, which opset 21 lacks, and LpNormalization, which GPUs do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, module_of, shape_of
 from s2a_edge.pack.ops.channel_norm import affine_maps
+from s2a_edge.pack.ops.row_norm import rms_rows, unit_rows
 from s2a_edge.pack.rule import reshape
 
 
@@ -46,8 +48,19 @@ def _group_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
     return affine_maps(g, reshape(g, unit, shape_of(x)), scale, bias)
 
 
+def _lp_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
+    x, = _operands(node)
+    return unit_rows(g, node, x)[0]
+
+
+def _rms_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
+    x, scale = _operands(node)
+    return g.op("Mul", rms_rows(g, node, x)[0], scale)
+
+
 _LOWERED: dict[str, Callable[[GraphBuilder, ir.Node], ir.Value]] = {
     "HardSwish": _hardswish, "Mish": _mish, "GroupNormalization": _group_normalization,
+    "LpNormalization": _lp_normalization, "RMSNormalization": _rms_normalization,
 }
 
 

@@ -31,3 +31,20 @@ def test_same_values_same_names_other_operators(op: str) -> None:
     assert not {op} & {n.op_type for n in model.graph}
     assert [v.name for v in model.graph.outputs] == ["outer"]
     np.testing.assert_allclose(_run(model, data), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("op", "scale"), [("LpNormalization", None), ("RMSNormalization", 2.0)])
+def test_norms_of_rows(op: str, scale: float | None) -> None:
+    """x / |x|, and x / √(mean x² + ε) times the scale; rows of zeros stay zeros."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, (3, 4))
+    more = [] if scale is None else [g.initializer("scale", np.full(4, scale, np.float32))]
+    model = model_of([x], [g.op(op, x, *more, axis=-1)], g, "lower")
+    lower(model)
+    assert op not in {n.op_type for n in model.graph}
+    data = np.arange(12, dtype=np.float32).reshape(3, 4) - 4
+    data[0] = 0
+    length = np.sqrt((data**2).sum(1, keepdims=True)) if scale is None else np.sqrt(
+        (data**2).mean(1, keepdims=True) + 1e-5) / scale
+    expected = np.divide(data, length, out=np.zeros_like(data), where=length > 0)
+    np.testing.assert_allclose(_run(model, {"x": data}), expected, rtol=1e-6)

@@ -6,12 +6,13 @@ import onnx_ir as ir
 
 from s2a_edge.pack.graph import MICROSOFT, shape_of
 
+_NORMS = (("", "LayerNormalization"), ("", "RMSNormalization"))
 _PRODUCTS = (("", "MatMul"), ("", "Gemm"), (MICROSOFT, "FusedMatMul"))
 
 
 def is_affine(node: ir.Node) -> bool:
     """Whether a bias can be added behind ``node``, along its last axes."""
-    return is_linear(node) or (node.domain, node.op_type) == ("", "LayerNormalization")
+    return is_linear(node) or (node.domain, node.op_type) in _NORMS
 
 
 def is_linear(node: ir.Node) -> bool:

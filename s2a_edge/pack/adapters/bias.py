@@ -17,7 +17,7 @@ from s2a_edge.pack.graph import module_of, shape_of
 # The position of the bias among the inputs of operators that carry one.
 _BIAS_INPUT = {"Gemm": 2, "Conv": 2, "ConvTranspose": 2, "LayerNormalization": 2,
                "BatchNormalization": 2, "GroupNormalization": 2}
-_NORMS = ("LayerNormalization", "BatchNormalization", "GroupNormalization")
+_NORMS = ("LayerNormalization", "BatchNormalization", "GroupNormalization", "RMSNormalization")
 
 
 class Bias(Adapter):

@@ -23,6 +23,7 @@ _OPERANDS: dict[tuple[str, str], dict[int, str]] = {
     (MICROSOFT, "FusedMatMul"): {0: "weight", 1: "weight"},
     ("", "LayerNormalization"): {1: "weight", 2: "bias"},
     ("", "GroupNormalization"): {1: "weight", 2: "bias"},
+    ("", "RMSNormalization"): {1: "weight"},
     ("", "ConvTranspose"): {2: "bias"},
     ("", "Gather"): {0: "weight"},
     ("", "Mul"): {0: "scale", 1: "scale"},
@@ -30,7 +31,7 @@ _OPERANDS: dict[tuple[str, str], dict[int, str]] = {
     ("", "Concat"): {},
     ("", "Expand"): {0: "weight"},
 }
-_NORMS = ("LayerNormalization", "GroupNormalization")
+_NORMS = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
 # The operators whose matrices and kernels decay; position embeddings and class tokens do not.
 _DECAYING = frozenset({"Conv", "Gemm", "MatMul", "FusedMatMul"})
 # From a sum to its softmax: reshape, a mask, reshape (shifted windows).

@@ -23,6 +23,7 @@ from s2a_edge.pack.normalize.masks import make_masks_finite
 from s2a_edge.pack.normalize.narrow import narrow_selections
 from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
+from s2a_edge.pack.normalize.row_norm import fuse_row_norms
 
 _REWRITES = (
     drop_no_ops,
@@ -35,6 +36,7 @@ _REWRITES = (
     fold_batch_norms,
     fuse_group_norms,
     fuse_layer_norms,
+    fuse_row_norms,
     fuse_activations,
     merge_transposes,
     fuse_transposed_keys,

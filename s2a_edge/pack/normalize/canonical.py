@@ -48,9 +48,9 @@ def _global_lp_pool(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
 
 
 def _lp_normalization(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
-    # y = x / |x| along an axis
+    # y = x / |x|₁ along an axis; of |x|₂ there is a rule
     order = node.attributes.get_int("p", 2)
-    if order not in (1, 2):
+    if order != 1:
         return None
     axis = node.attributes.get_int("axis", -1) % _rank(node)
     norm = _reduce(graph, node, f"ReduceL{order}", [axis])

@@ -37,9 +37,9 @@ def _normalized(node: ir.Node) -> tuple[ir.Value, float] | None:
     """x and epsilon, if ``node`` computes (x - mean(x)) / sqrt(var(x) + eps)."""
     a, b = operands(node)
     if node.op_type == "Div":
-        pairs = [(a, _under_sqrt(b))]
+        pairs = [(a, under_sqrt(b))]
     else:
-        pairs = [(a, _under_reciprocal_sqrt(b)), (b, _under_reciprocal_sqrt(a))]
+        pairs = [(a, under_reciprocal_sqrt(b)), (b, under_reciprocal_sqrt(a))]
     for deviation, variance in pairs:
         x = _centered(deviation)
         epsilon = _variance_epsilon(variance, x) if x is not None else None
@@ -48,7 +48,8 @@ def _normalized(node: ir.Node) -> tuple[ir.Value, float] | None:
     return None
 
 
-def _under_sqrt(value: ir.Value) -> ir.Value | None:
+def under_sqrt(value: ir.Value) -> ir.Value | None:
+    """v, if ``value`` is √v."""
     root = producer(value, "Sqrt")
     if root is not None:
         return root.inputs[0]
@@ -56,7 +57,8 @@ def _under_sqrt(value: ir.Value) -> ir.Value | None:
     return power.inputs[0] if power is not None and scalar_of(power.inputs[1]) == 0.5 else None
 
 
-def _under_reciprocal_sqrt(value: ir.Value) -> ir.Value | None:
+def under_reciprocal_sqrt(value: ir.Value) -> ir.Value | None:
+    """v, if ``value`` is 1/√v."""
     node = producer(value, "Reciprocal", "Div", "Pow")
     if node is None:
         return None
@@ -67,7 +69,7 @@ def _under_reciprocal_sqrt(value: ir.Value) -> ir.Value | None:
         one, below = operands(node)
         if scalar_of(one) != 1.0:
             return None
-    return _under_sqrt(below) if below is not None else None
+    return under_sqrt(below) if below is not None else None
 
 
 def _centered(value: ir.Value | None) -> ir.Value | None:
@@ -76,10 +78,10 @@ def _centered(value: ir.Value | None) -> ir.Value | None:
     if sub is None:
         return None
     x, mean = operands(sub)
-    return x if _mean_source(mean) is x else None
+    return x if mean_source(mean) is x else None
 
 
-def _mean_source(value: ir.Value | None) -> ir.Value | None:
+def mean_source(value: ir.Value | None) -> ir.Value | None:
     """x, if ``value`` is ReduceMean(x) over the last axis, kept."""
     node = producer(value, "ReduceMean")
     if node is None or not node.attributes.get_int("keepdims", 1):
@@ -98,7 +100,7 @@ def _variance_epsilon(value: ir.Value | None, x: ir.Value) -> float | None:
     if split is None:
         return None
     variance, epsilon = split
-    square = producer(_mean_source(variance), "Pow", "Mul")
+    square = producer(mean_source(variance), "Pow", "Mul")
     if square is None:
         return None
     d, other = operands(square)

@@ -135,9 +135,9 @@ def _movable(value: ir.Value, part: _Range) -> list[_Range | None] | None:
         return first
     if node.op_type in _BINARY:
         return _binary_parts(node, part, rank)
-    if node.op_type == "LayerNormalization":
+    if node.op_type in ("LayerNormalization", "RMSNormalization"):
         return first if part.axis < node.attributes.get_int("axis", -1) % rank else None
-    if node.op_type == "Softmax":
+    if node.op_type in ("Softmax", "LpNormalization"):
         return first if part.axis != node.attributes.get_int("axis", -1) % rank else None
     if node.op_type in ("MatMul", "FusedMatMul"):
         rows = part.axis == rank - 2 and len(shape_of(_operand(node, 0))) == rank

@@ -19,6 +19,7 @@ _ROLES: dict[str, dict[int, str]] = {
     "MatMul": {0: "weight", 1: "weight"},
     "FusedMatMul": {0: "weight", 1: "weight"},
     "LayerNormalization": {1: "weight", 2: "bias"},
+    "RMSNormalization": {1: "weight"},
     "BatchNormalization": {1: "weight", 2: "bias"},
     "GroupNormalization": {1: "weight", 2: "bias"},
     "Add": {0: "bias", 1: "bias"},

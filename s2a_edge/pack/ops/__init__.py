@@ -13,6 +13,7 @@ from s2a_edge.pack.ops import (
     pooling,
     reduction,
     resize,
+    row_norm,
     shaping,
 )
 from s2a_edge.pack.rule import Rule
@@ -22,6 +23,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **elementwise.RULES,
     **activation.RULES,
     **normalization.RULES,
+    **row_norm.RULES,
     **channel_norm.RULES,
     **shaping.RULES,
     **padding.RULES,

@@ -12,6 +12,7 @@ from s2a_edge.pack.capture.backbone import Backbone
 from s2a_edge.pack.capture.modules import name_modules
 from s2a_edge.pack.capture.static_shapes import make_static
 from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.lower import lower
 from s2a_edge.spec.manifest import Source
 from tests.pack.capture.running import random_inputs, relative_error, run_model
 
@@ -57,7 +58,9 @@ def node(result: Backbone, op_type: str) -> ir.Node:
 def difference(before: Backbone, after: Backbone, seed: int = 0) -> float:
     """Relative difference of the two graphs' outputs on random inputs."""
     feeds = random_inputs(before, seed)
-    return relative_error(run_model(after.model, feeds), run_model(before.model, feeds))
+    lowered = after.model.clone()
+    lower(lowered)
+    return relative_error(run_model(lowered, feeds), run_model(before.model, feeds))
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
