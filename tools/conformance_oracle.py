@@ -41,7 +41,7 @@ class _Call:
     Attributes:
         module: the module that called it.
         function: its name.
-        live: whether the data flows through it (not so where a weight is normalized).
+        live: whether data flows through it to the features (not so where a weight is normalized).
         channels_first: whether channels are axis 1, else the last.
         norm: the call of the BatchNorm that is folded into it.
         folded: whether it is such a BatchNorm.
@@ -97,7 +97,8 @@ class _Watch(TorchFunctionMode):
         if func is F.batch_norm and before is not None:
             before.norm, call.folded = call, True
         elif func in _CONVOLUTIONS or func is F.linear:
-            self.made[id(y)], call.output = call, y
+            self.made[id(y)] = call
+        call.output = y
         self.calls.append(call)
 
     def follow(self, module: nn.Module) -> list[Any]:
@@ -206,6 +207,7 @@ class Oracle:
         readers = _readers(features)
         for call in watch.calls:
             node = None if call.output is None else call.output.grad_fn
+            call.live = call.live and (node in readers or node is features.grad_fn)
             if call.norm is not None and readers.get(node, 0) > 1:  # a norm that cannot be folded
                 call.norm.folded, call.norm = False, None
             call.output = None
