@@ -134,22 +134,21 @@ def _run(
     command: Sequence[str], good_after_s: float, on_started: Callable[[], None]
 ) -> tuple[int, bool]:
     """Exit code of a program, and whether it ran long enough to count as started."""
-    try:
-        # A session of its own: Ctrl-C at a terminal reaches it once, through us.
-        process = subprocess.Popen(command, env=own_environment(), start_new_session=True)
-    except OSError as error:
-        raise UsageError(
-            where=f"start {command[0]}",
-            expected="a program that can be run",
-            got=error.strerror or "none",
-            todo="check the command after --",
-        ) from error
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
 
+    # Before the program exists, so that no request to stop gets lost or ends us instead.
     handlers = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
+        process = _begin(command)
+        for number in early:
+            process.send_signal(number)
         try:
             return process.wait(good_after_s), False
         except subprocess.TimeoutExpired:
@@ -158,3 +157,16 @@ def _run(
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _begin(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    try:
+        # A session of its own: Ctrl-C at a terminal reaches it once, through us.
+        return subprocess.Popen(command, env=own_environment(), start_new_session=True)
+    except OSError as error:
+        raise UsageError(
+            where=f"start {command[0]}",
+            expected="a program that can be run",
+            got=error.strerror or "none",
+            todo="check the command after --",
+        ) from error

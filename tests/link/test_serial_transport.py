@@ -124,6 +124,7 @@ def test_a_board_that_never_comes_back_is_one_line(
     start: Start, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("s2a_edge.link.line_host.SILENCE_S", 1.0)
+    monkeypatch.setattr("s2a_edge.link.serial_login._PROMPT_WAIT_S", 0.1)
     line, thread = start(Faults(bytes_per_s=500_000))
     content, blob = payload(1_000_000)
     (tmp_path / "payload").write_bytes(content)
