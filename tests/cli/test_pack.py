@@ -109,6 +109,13 @@ def test_list_features(source: Path) -> None:
     assert "features" in _pack(source, "--list-features").stdout
 
 
+def test_list_blocks(source: Path) -> None:
+    done = _pack(source, "--list-blocks", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)
+    assert "residual" in _pack(source, "--list-blocks").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
@@ -118,6 +125,8 @@ def test_list_features(source: Path) -> None:
         (["--out", "x.s2a", "--classes", "2", "--input", "3xx"], 2, "--input"),
         (["--out", "x.s2a", "--classes", "2", "--device", "toaster"], 1, "toaster"),
         (["--out", "x.s2a", "--classes", "2", "--features", "nope"], 1, "nope"),
+        (["--out", "x.s2a", "--classes", "2", "--blocks", "last:99"], 2, "--blocks"),
+        (["--out", "x.s2a", "--classes", "2", "--target-modules", "qkv"], 2, "--target-modules"),
         (["--out", "x.s2a", "--classes", "2", "--calibration", "gone"], 1, "--calibration: gone"),
     ],
 )

@@ -17,7 +17,9 @@ LABELS = ("cat", "dog")
     {"micro_batches": (3,), "effective_batch": 32}, {"adapters": ("head",)},
     {"adapters": ("head", "bias")}, {"optimizer": "sgd"}, {"attention": "recompute"},
     {"input_shape": (3, 224, 224)}, {"input_shape": (128,)}, {"seed": 7}, {"threads": 1},
-    {"labels": (), "classes": 7}, {"classes": len(LABELS)},
+    {"labels": (), "classes": 7}, {"classes": len(LABELS)}, {"adapters": ("full",)},
+    {"adapters": ("lsb", "bias", "lrp"), "rank": 1, "reduce": 1, "blocks": "last:6"},
+    {"adapters": ("lora", "bias"), "alpha": 0.5, "target_modules": "qkv"},
 ])
 def test_what_is_accepted(given: dict[str, Any]) -> None:
     options = PackOptions(**{"labels": LABELS, **given})
@@ -29,7 +31,10 @@ def test_what_is_accepted(given: dict[str, Any]) -> None:
     ({"labels": (), "classes": 1}, "--classes"), ({"labels": ("cat",)}, "--classes"),
     ({"labels": ("cat", "dog", "cat")}, "--labels"), ({"labels": ("cat", "")}, "--labels"),
     ({"bits": 3}, "--bits"), ({"bits": 0}, "--bits"), ({"bits": 64}, "--bits"),
-    ({"adapters": ()}, "--adapters"), ({"adapters": ("bias", "lora")}, "--adapters"),
+    ({"adapters": ()}, "--adapters"), ({"adapters": ("bias", "dora")}, "--adapters"),
+    ({"adapters": ("full", "bias")}, "--adapters"), ({"rank": 0}, "--rank"),
+    ({"reduce": 0}, "--reduce"), ({"alpha": 0.0}, "--alpha"), ({"blocks": " "}, "--blocks"),
+    ({"target_modules": ""}, "--target-modules"),
     ({"optimizer": "lion"}, "--optimizer"), ({"loss": "hinge"}, "--loss"),
     ({"loss": "mse", "labels": (), "classes": 0}, "--classes"),
     ({"attention": "sometimes"}, "--attention"),
