@@ -143,7 +143,8 @@ def _emit(made: Compiled, batch: int, folder: Path) -> None:
     """The training graph, its weights and stand-in inputs."""
     folder.mkdir()
     step = made.steps[batch].model
-    weights = {e.name: e for e in emit_weights([step], folder / WEIGHTS_NAME)}
+    # The inference graph has every weight as a whole, of which the step may read parts.
+    weights = {e.name: e for e in emit_weights([step, made.inference], folder / WEIGHTS_NAME)}
     emit_model(step, weights, folder / "step.onnx")
     rng = np.random.default_rng(0)
     given: dict[str, np.ndarray] = {f"param.{t.name}": t.initial for t in made.trainables}

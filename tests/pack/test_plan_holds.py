@@ -33,8 +33,8 @@ def _inputs(model: ir.Model, path: Path) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]  # names are data
 
 
-def _holds(model: ir.Model, folder: Path, threads: int) -> None:
-    entries = {e.name: e for e in emit_weights([model], folder / WEIGHTS_NAME)}
+def _holds(model: ir.Model, folder: Path, threads: int, *others: ir.Model) -> None:
+    entries = {e.name: e for e in emit_weights([model, *others], folder / WEIGHTS_NAME)}
     emit_model(model, entries, folder / "graph.onnx")
     _inputs(model, folder / "in.npz")
     plan = plan_memory(model, threads=threads).plan
@@ -68,6 +68,14 @@ def test_plan_holds_over_the_matrix(name: str, bits: int, batch: int, threads: i
 def test_plan_holds_however_attention_is_kept(bits: int, attention: str, tmp_path: Path) -> None:
     made = compiled("tiny_vit", bits=bits, attention=attention)
     _holds(made.steps[4].model, tmp_path, 1)
+
+
+@pytest.mark.parametrize(("name", "adapters"), [
+    ("tiny_vit", ("bias", "lrp", "lsb")), ("tiny_resnet", ("bias", "lrp", "lsb")),
+    ("tiny_resnet", ("full",)), ("tiny_vit", ("lora",))])
+def test_plan_holds_for_every_adapter(name: str, adapters: tuple[str, ...], tmp_path: Path) -> None:
+    made = compiled(name, bits=4, adapters=adapters)
+    _holds(made.steps[4].model, tmp_path, 1, made.inference)  # which has the weights as wholes
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
