@@ -104,6 +104,7 @@ def _recipe_table(manifest: Manifest) -> Table:
         "features": source.features,
         "pooling": source.pool,
         "inputs": inputs,
+        "texts": _texts(manifest),
         "loss": task.loss if task.output is None else f"{task.output}, of the graph itself",
         _COUNTED[task.loss]: _named(task.classes, task.labels),
         "adapters": ", ".join(recipe.adapters),
@@ -132,6 +133,13 @@ def _recipe_table(manifest: Manifest) -> Table:
 def _calibration(manifest: Manifest) -> str | None:
     used = manifest.precision.calibration
     return None if used is None else f"{used.samples} samples of {used.source}"
+
+
+def _texts(manifest: Manifest) -> str | None:
+    spec = manifest.preprocessing
+    if spec is None or spec.kind != "text":
+        return None
+    return f"{spec.tokenizer}, up to {spec.max_length} tokens"
 
 
 def _named(count: int, labels: tuple[str, ...]) -> str | None:

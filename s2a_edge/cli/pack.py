@@ -48,6 +48,10 @@ def pack(  # one parameter for each option: that is how typer declares them
     pool: Annotated[
         str | None, typer.Option(help="How features become one vector: cls, mean or gap.")
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="tokenizer.json for texts; an hf: folder's own is found."),
+    ] = None,
     classes: Annotated[
         int | None, typer.Option(help="Number of classes, or of labels with bce.", min=1)
     ] = None,
@@ -157,6 +161,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         "weights": weights,
         "features": features,
         "pool": pool,
+        "tokenizer": tokenizer,
         **task_options(loss, classes, outputs, labels),
         "input_shape": shape,
         "effective_batch": batch,

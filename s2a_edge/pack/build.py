@@ -37,6 +37,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
+from s2a_edge.spec.text_inputs import TOKENIZER_NAME
 from s2a_edge.spec.tunable import TrainableGroup, tunable_groups
 
 _REPEAT = 3
@@ -83,7 +84,8 @@ def pack(source: str, out: Path, options: PackOptions,
     on_stage("capture", source)
     captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
                            features=options.features, pool=options.pool,
-                           seed=options.seed, loss=options.loss_output, **options.preprocessing)
+                           seed=options.seed, loss=options.loss_output,
+                           tokenizer=options.tokenizer, **options.preprocessing)
     return pack_captured(captured, out, options, on_stage)
 
 
@@ -95,6 +97,8 @@ def pack_captured(captured: Captured, out: Path, options: PackOptions,
     compiled = compile_backbone(captured, options, on_stage)
     staging = _staging_folder(out)
     try:
+        if captured.tokenizer is not None:
+            shutil.copyfile(captured.tokenizer, staging / TOKENIZER_NAME)
         files = _Files(staging, compiled, options, on_stage)
         manifest = files.manifest()
         on_stage("bundle", out.name)
@@ -227,7 +231,7 @@ def _samples(folder: Path, compiled: Compiled, options: PackOptions, on_stage: S
         data=str(options.calibration), samples=options.calibration_samples, seed=options.seed,
         inputs=describe.input_specs(compiled.backbone),
         preprocessing=compiled.backbone.preprocessing, task=describe.task(options),
-        out=str(folder / "calibration.npz")))
+        out=str(folder / "calibration.npz"), folder=str(folder)))
 
 
 def versions() -> dict[str, str]:

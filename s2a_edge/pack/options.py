@@ -27,6 +27,7 @@ class PackOptions:
         input_shape: shape of one sample, e.g. (3, 224, 224); None: as the source says.
         weights: weights for a source that has none.
         features: name of the internal value to cut at; None: found.
+        tokenizer: a ``tokenizer.json`` for texts; None: that of the source, if it has one.
         pool: ``cls``, ``mean`` or ``gap``, for features that are not [N, D].
         effective_batch: samples per optimizer step.
         micro_batches: samples per run of a training graph; one graph each.
@@ -59,6 +60,7 @@ class PackOptions:
     weights: Path | None = None
     features: str | None = None
     pool: str | None = None
+    tokenizer: Path | None = None
     effective_batch: int = 32
     micro_batches: tuple[int, ...] = (8,)
     adapters: tuple[str, ...] = ("bias",)

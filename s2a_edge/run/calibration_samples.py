@@ -30,7 +30,8 @@ def write_samples(request: CalibrationRequest) -> tuple[int, int]:
     Raises:
         DataError: the data cannot be read, or does not suit the backbone.
     """
-    data = open_data(request.data, request)
+    folder = None if request.folder is None else Path(request.folder)
+    data = open_data(request.data, request, folder)
     chosen = epoch_order(len(data), request.seed, 0)[: request.samples]
     arrays: dict[str, Any] = {
         spec.name: np.zeros((len(chosen), *spec.shape), spec.dtype) for spec in request.inputs

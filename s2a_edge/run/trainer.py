@@ -382,7 +382,9 @@ class Trainer:
         return settings.target_scaling or TargetScaling.identity(task.classes)
 
     def _open(self, data: Data) -> DataSet:
-        return open_data(data, self.bundle.manifest) if isinstance(data, str | Path) else data
+        if not isinstance(data, str | Path):
+            return data
+        return open_data(data, self.bundle.manifest, self.bundle.path)
 
     def _require_room(self, plan: FitPlan) -> None:
         data_sets = [plan.data] if plan.val is None else [plan.data, plan.val]

@@ -16,11 +16,13 @@ from s2a_edge.spec.manifest import (
     WEIGHTS_ALIGNMENT_BYTES,
     Manifest,
 )
+from s2a_edge.spec.text_inputs import TOKENIZER_NAME
 from s2a_edge.spec.trust import MAX_SIGNATURE_BYTES, SIGNATURE_NAME, TrustStore
 
 WEIGHTS_NAME = "weights.bin"
 ADAPTERS_NAME = "adapters.safetensors"
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit
+MAX_TOKENIZER_BYTES = 2**27
 MAX_SAFETENSORS_HEADER_BYTES = 16 * 2**20
 _COPY_AGAIN = "the bundle is damaged; copy it again, or pack it again"
 
@@ -57,6 +59,8 @@ class Listing:
             return 1, MAX_SUMS_BYTES
         if name == SIGNATURE_NAME:
             return 1, MAX_SIGNATURE_BYTES
+        if name == TOKENIZER_NAME:
+            return 1, MAX_TOKENIZER_BYTES
         return 1, MAX_MODEL_BYTES
 
 

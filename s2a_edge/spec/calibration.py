@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from s2a_edge.spec import strict_json
-from s2a_edge.spec.manifest import InputSpec, Preprocessing, Task, Text
+from s2a_edge.spec.manifest import InputSpec, Preprocessing, Task, Text, TextPreprocessing
 from s2a_edge.spec.strict_json import Length, Span
 
 MAX_SAMPLES = 65_536
@@ -28,19 +28,21 @@ class CalibrationRequest:
         samples: at most so many.
         seed: decides which; the same seed, the same samples.
         inputs: data inputs of the graphs.
-        preprocessing: of images.
+        preprocessing: of images or texts.
         task: loss, labels and classes.
         out: ``.npz`` to write: every input [n, *shape] by its name, and as
             :data:`CALIBRATION_TARGETS` the rows [n, C] that the loss takes, if it takes any.
+        folder: where the tokenizer of texts is.
     """
 
     data: Text
     samples: Annotated[int, Span(1, MAX_SAMPLES)]
     seed: Annotated[int, Span(0, 2**63 - 1)]
     inputs: Annotated[tuple[InputSpec, ...], Length(1, 64)]
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | TextPreprocessing | None
     task: Task
     out: Text
+    folder: Text | None = None
 
     def to_json(self) -> str:
         """One line."""

@@ -92,6 +92,25 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class TextPreprocessing:
+    """How a text becomes the inputs named in :mod:`s2a_edge.spec.text_inputs`.
+
+    Attributes:
+        tokenizer: file of the bundle, in the format of the tokenizers library.
+        max_length: tokens of the inputs; longer texts are cut off, shorter ones padded behind.
+        pad_id: token id of the padding.
+    """
+
+    kind: Literal["text"]
+    tokenizer: FileName
+    max_length: Dim
+    pad_id: Annotated[int, Span(0, MAX_DIM)]
+
+
+AnyPreprocessing = Preprocessing | TextPreprocessing
+
+
+@dataclass(frozen=True)
 class Task:
     """What is learned.
 
@@ -306,7 +325,7 @@ class Manifest:
     versions: Annotated[dict[Name, Name], Length(0, 64)]
     source: Source
     inputs: Annotated[tuple[InputSpec, ...], Length(1, 64)]
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | TextPreprocessing | None
     task: Task
     recipe: Recipe
     trainables: Annotated[tuple[Trainable, ...], Length(1, MAX_ENTRIES)]
@@ -350,6 +369,8 @@ class Manifest:
         """Names of all files the bundle holds besides the manifest and ``SHA256SUMS``."""
         graphs = self.graphs
         named = [*(g.file for g in graphs.train), graphs.eval.file, graphs.infer.file]
+        if isinstance(self.preprocessing, TextPreprocessing):
+            named.append(self.preprocessing.tokenizer)
         return (*named, graphs.optimizer.file, "adapters.safetensors", "weights.bin")
 
 
@@ -371,6 +392,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_MANIFEST_BYTES",
     "WEIGHTS_ALIGNMENT_BYTES",
+    "AnyPreprocessing",
     "BatchGraph",
     "Calibration",
     "Compat",
@@ -386,6 +408,7 @@ __all__ = [
     "SavedValue",
     "Source",
     "Task",
+    "TextPreprocessing",
     "Trainable",
     "TunedBlock",
     "Tuning",

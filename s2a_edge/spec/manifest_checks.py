@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from s2a_edge.spec.strict_json import refuse
+from s2a_edge.spec.text_inputs import TEXT_INPUTS, TOKENIZER_NAME, TOKENS_INPUT
 
 if TYPE_CHECKING:
     from s2a_edge.spec.manifest import Manifest, WeightEntry
@@ -26,6 +27,7 @@ def check_consistency(manifest: Manifest) -> None:
     check_weight_table(manifest.weights)
     _check_graphs(manifest)
     _check_task(manifest)
+    _check_text(manifest)
 
 
 def check_weight_table(weights: Sequence[WeightEntry]) -> None:
@@ -114,6 +116,21 @@ def _check_graphs(manifest: Manifest) -> None:
     for file in files:
         if file.lower() in reserved or not file.endswith(".onnx"):
             refuse("manifest.json: graphs", "graph files named *.onnx", file)
+
+
+def _check_text(manifest: Manifest) -> None:
+    text = manifest.preprocessing
+    if text is None or text.kind != "text":
+        return
+    place = "manifest.json: preprocessing"
+    if text.tokenizer != TOKENIZER_NAME:
+        refuse(f"{place}.tokenizer", TOKENIZER_NAME, text.tokenizer)
+    shapes = {x.name: (x.dtype, x.shape) for x in manifest.inputs}
+    tokens = ("int64", (text.max_length,))
+    if TOKENS_INPUT not in shapes or not shapes.keys() <= set(TEXT_INPUTS):
+        refuse(f"{place}.kind", f"inputs among {', '.join(TEXT_INPUTS)}", ", ".join(shapes)[:100])
+    if any(found != tokens for found in shapes.values()):
+        refuse(f"{place}.max_length", "the length of every input, int64", str(text.max_length))
 
 
 def _check_task(manifest: Manifest) -> None:

@@ -288,7 +288,8 @@ def _input_lines(
     manifest: Manifest, train: BatchGraph, setting: Setting
 ) -> tuple[RequirementLine, ...]:
     rows = max(train.batch, manifest.graphs.eval.batch) * (2 if setting.prefetch else 1)
-    image_bytes = setting.decoded_image_bytes if manifest.preprocessing is not None else 0
+    has_images = manifest.preprocessing is not None and manifest.preprocessing.kind == "image"
+    image_bytes = setting.decoded_image_bytes if has_images else 0
     return (
         RequirementLine(
             "batches of inputs" + (", one ahead" if setting.prefetch else ""),

@@ -8,11 +8,12 @@ The schema is the class: field names are the keys, type hints are the types, and
         name: Annotated[str, Length(1, 1024)]
         shape: Annotated[tuple[Annotated[int, Span(1, 2**31)], ...], Length(0, 8)]
 
-Understood hints: ``str int float bool``, ``Literal``, ``Enum`` of strings, ``X | None``,
-``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]`` and dataclasses. Every key must be there
-(``null`` where the hint says so) unless its field has a default, no other may be: a field that a
-later version adds has a default, so that older files can still be read. Errors are
-:class:`BundleError` and name the place: ``manifest.json: trainables[3].shape``.
+Understood hints: ``str int float bool``, ``Literal``, ``Enum`` of strings, ``X | None``, unions of
+dataclasses that a ``kind: Literal`` tells apart, ``tuple[X, ...]``, ``tuple[X, Y]``,
+``dict[str, X]`` and dataclasses. Every key must be there (``null`` where the hint says so) unless
+its field has a default, no other may be: a field that a later version adds has a default, so that
+older files can still be read. Errors are :class:`BundleError` and name the place:
+``manifest.json: trainables[3].shape``.
 """
 
 from __future__ import annotations
@@ -179,7 +180,10 @@ def _read(hint: Any, value: Any, file: str, path: str) -> Any:
         return result
     if origin in (Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _read(options[0], value, file, path)
+        if value is None:
+            return None
+        return _read(options[0] if len(options) == 1 else _chosen(options, value, file, path),
+                     value, file, path)
     if origin is Literal:
         return _read_choice(typing.get_args(hint), value, file, path)
     if origin is tuple:
@@ -191,6 +195,21 @@ def _read(hint: Any, value: Any, file: str, path: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(_read_choice(tuple(m.value for m in hint), value, file, path))
     return _read_scalar(hint, value, file, path)
+
+
+def _chosen(options: list[Any], value: Any, file: str, path: str) -> Any:
+    """The dataclass of a union whose ``kind`` the object has."""
+    by_kind = {kind: option for option in options for kind in typing.get_args(
+        _hints(option)["kind"])}
+    expected = f"an object of a kind among {', '.join(by_kind)}"
+    if type(value) is not dict:
+        refuse(_place(file, path), expected, _shown(value))
+    if "kind" not in value:
+        refuse(_place(file, path), expected, "no key kind")
+    kind = value["kind"]
+    if type(kind) is not str or kind not in by_kind:
+        refuse(_place(file, f"{path}.kind"), expected, _shown(kind))
+    return by_kind[kind]
 
 
 def _measured(value: Any, bound: object) -> str:

@@ -14,6 +14,7 @@ from s2a_edge.spec import manifest as schema
 from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest, SavedValue, Trainable, TrainableKind, WeightEntry
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryKind, MemoryPlan
+from s2a_edge.spec.text_inputs import TEXT_INPUTS
 from tests.spec import bundle_samples
 
 names = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=30)
@@ -368,3 +369,74 @@ def test_any_json_raises_bundle_errors_only(value: object) -> None:
     for path in (("graphs", "train"), ("weights",), ("task",), ()):
         with pytest.raises(BundleError):
             Manifest.from_json(changed(path, lambda _: {"x": value}))
+
+
+def text_manifest() -> Manifest:
+    tokens = tuple(schema.InputSpec(n, "int64", (16,), "tensor") for n in TEXT_INPUTS[:2])
+    spec = schema.TextPreprocessing("text", "tokenizer.json", 16, 0)
+    return dataclasses.replace(bundle_samples.manifest(), inputs=tokens, preprocessing=spec)
+
+
+def test_texts_are_a_kind_of_preprocessing_and_bring_a_file() -> None:
+    made = text_manifest()
+    assert Manifest.from_json(made.to_json()) == made
+    assert "tokenizer.json" in made.files()
+    assert "tokenizer.json" not in bundle_samples.manifest().files()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("preprocessing", "kind"), "sound", "a kind among image, text"),
+        (("preprocessing",), 3, "a kind among image, text"),
+        (("preprocessing", "tokenizer"), "other.json", "tokenizer.json"),
+        (("preprocessing", "max_length"), 8, "the length of every input"),
+        (("preprocessing", "pad_id"), -1, "preprocessing.pad_id"),
+        (("inputs", 0, "name"), "words", "inputs among input_ids"),
+        (("inputs", 1, "dtype"), "int32", "the length of every input, int64"),
+    ],
+)
+def test_texts_that_contradict_are_refused(
+    place: tuple[Any, ...], value: Any, message: str
+) -> None:
+    content = json.loads(text_manifest().to_json())
+    holder = content
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"loss": "hinge"}, "one of cross_entropy, bce, mse, l1, output"),
+        ({"loss": "mse", "classes": 0, "labels": []}, "task.classes"),
+        ({"loss": "output"}, "0, since the graph is its own loss"),
+        ({"loss": "output", "classes": 0, "labels": []}, "the name of the loss"),
+        ({"output": "loss"}, "null for cross_entropy"),
+        ({"loss": "output", "classes": 0, "labels": [], "output": "l"}, "inputs and outputs"),
+        ({"labels": ["a"]}, "3 labels, or none"),
+    ],
+)
+def test_tasks_that_contradict_are_refused(task: dict[str, Any], message: str) -> None:
+    content = json.loads(bundle_samples.manifest().to_json())
+    content["task"].update(task)
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(json.dumps(content))
+
+
+def test_a_graphs_own_loss_takes_full_micro_batches() -> None:
+    base = bundle_samples.manifest()
+    output = schema.OutputSpec("y", "float32", (1, 3))
+    infer = dataclasses.replace(base.graphs.infer, inputs=("x",), outputs=(output,))
+    made = dataclasses.replace(
+        base,
+        task=schema.Task("output", 0, (), "loss"),
+        graphs=dataclasses.replace(base.graphs, infer=infer),
+    )
+    assert Manifest.from_json(made.to_json()) == made
+    ragged = dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, effective_batch=5))
+    with pytest.raises(BundleError, match="divisors of 5"):
+        ragged.to_json()

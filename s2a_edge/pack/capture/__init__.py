@@ -23,9 +23,11 @@ from s2a_edge.pack.capture.preprocessing import (
     image_layout,
 )
 from s2a_edge.pack.capture.source import SourceSpec, parse_source
+from s2a_edge.pack.capture.tokenizer import find_tokenizer, text_preprocessing
 from s2a_edge.pack.graph import OPSET
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing, Source
+from s2a_edge.spec.text_inputs import TOKENS_INPUT
 
 
 def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: Path | None = None,
@@ -33,7 +35,8 @@ def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: P
             mean: tuple[float, float, float] | None = None,
             std: tuple[float, float, float] | None = None, scale: float | None = None,
             channels: str | None = None, crop_pct: float | None = None,
-            interpolation: str | None = None, loss: str | None = None) -> Captured:
+            interpolation: str | None = None, loss: str | None = None,
+            tokenizer: Path | None = None) -> Captured:
     """Reads or exports a backbone, its batch still open.
 
     Args:
@@ -47,6 +50,7 @@ def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: P
             the source says; see :class:`PreprocessingOptions`. An ONNX file says nothing:
             ImageNet's values are assumed for it.
         loss: of an ONNX file, the output that is its own loss; no features are looked for then.
+        tokenizer: a ``tokenizer.json``; None: that of a transformers folder, if it has one.
 
     Raises:
         SourceError: if the source cannot be found, read or exported.
@@ -55,33 +59,36 @@ def capture(spec: str, *, input_shape: tuple[int, ...] | None = None, weights: P
     options = PreprocessingOptions(mean, std, scale, channels, crop_pct, interpolation)
     parsed = parse_source(spec)
     if parsed.kind == "onnx":
-        return _capture_onnx(parsed, input_shape, weights, features, pool, options, loss)
+        return _capture_onnx(parsed, input_shape, weights, features, pool, options, loss,
+                             tokenizer)
     if loss is not None:
         raise SourceError(where=f"--loss output:{loss}", expected="an ONNX file",
                           got=f"{parsed.kind}:{parsed.name}",
                           todo="export the model together with its loss to ONNX")
-    return _capture_torch(parsed, input_shape, weights, features, pool, options, seed)
+    return _capture_torch(parsed, input_shape, weights, features, pool, options, seed, tokenizer)
 
 
 def _capture_onnx(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weights: Path | None,
                   features: str | None, pool: str | None, options: PreprocessingOptions,
-                  loss: str | None) -> Captured:
+                  loss: str | None, tokenizer: Path | None) -> Captured:
     if weights is not None:
         raise SourceError(where=f"--weights {weights}", expected="no --weights for an ONNX file",
                           got="both", todo="the file has its weights; leave --weights off")
     model, opset = read_onnx(Path(parsed.name), features)
     shapes, notes = sample_shapes(model, input_shape, parsed.name)
     only = next(iter(shapes.values())) if len(shapes) == 1 else ()
+    image = options.applied_to(assumed_preprocessing(only))
     return Captured(
         graph_at=lambda batch: with_input_shapes(model, shapes, batch),
-        preprocessing=options.applied_to(assumed_preprocessing(only)),
+        preprocessing=image if tokenizer is None else text_preprocessing(tokenizer, shapes),
+        tokenizer=tokenizer,
         source=_source(parsed, None, features, pool, opset), rehead=True,
         fixed_batch=fixed_batch(model), notes=notes, loss=loss)
 
 
 def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weights: Path | None,
                    features: str | None, pool: str | None, options: PreprocessingOptions,
-                   seed: int) -> Captured:
+                   seed: int, tokenizer: Path | None) -> Captured:
     """Through torch's exporter; the modules that need torch are imported here, not above."""
     from s2a_edge.pack.capture.factory import open_factory
     from s2a_edge.pack.capture.hf_model import WRAPPED_AS, open_hf
@@ -92,6 +99,8 @@ def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weig
     notes: tuple[str, ...] = ()
     if parsed.kind == "hf":
         module, sample, found, notes = open_hf(parsed.name, weights, input_shape, seed, pool)
+        if tokenizer is None and TOKENS_INPUT in sample:
+            tokenizer = find_tokenizer(parsed.name)
     elif parsed.kind == "timm":
         module, shape, found = open_timm(parsed.name, weights, input_shape, seed)
         sample = {"image": (shape, "float32")}
@@ -102,7 +111,9 @@ def _capture_torch(parsed: SourceSpec, input_shape: tuple[int, ...] | None, weig
     return Captured(
         graph_at=export_graphs(module, sample, f"{parsed.kind}:{parsed.name}",
                                WRAPPED_AS if parsed.kind == "hf" else ""),
-        preprocessing=options.applied_to(found),
+        preprocessing=options.applied_to(found) if tokenizer is None else text_preprocessing(
+            tokenizer, {name: shape for name, (shape, _) in sample.items()}),
+        tokenizer=tokenizer,
         source=_source(parsed, weights, features, pool, OPSET), rehead=parsed.kind == "factory",
         notes=notes)
 

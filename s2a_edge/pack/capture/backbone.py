@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from s2a_edge.spec.manifest import Preprocessing, Source
+from s2a_edge.spec.manifest import AnyPreprocessing, Source
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Backbone:
         model: opset 21; every value has a static shape and a dtype; ``features`` is its output.
         data_inputs: the graph's inputs, each [batch, ...].
         features: [batch, D] float32; of a graph that is its own loss, that scalar.
-        preprocessing: how an image becomes the input; None where the input is not an image.
+        preprocessing: how an image or a text becomes the inputs; None where they are neither.
         source: where it came from, as the manifest records it.
         batch: the length of the first axis.
         predictions: what a graph with its own loss gives besides, [batch, ...] each.
@@ -26,7 +26,7 @@ class Backbone:
     model: ir.Model
     data_inputs: tuple[ir.Value, ...]
     features: ir.Value
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     source: Source
     batch: int
     predictions: tuple[ir.Value, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -22,7 +23,7 @@ from s2a_edge.pack.capture.pooling import pool_features
 from s2a_edge.pack.capture.static_shapes import make_static
 from s2a_edge.pack.graph import FOLDED_KEY, shape_of
 from s2a_edge.spec.errors import SourceError
-from s2a_edge.spec.manifest import Preprocessing, Source
+from s2a_edge.spec.manifest import AnyPreprocessing, Source
 
 # Length of a text where neither the source nor the user names one.
 DEFAULT_TOKENS = 128
@@ -35,21 +36,23 @@ class Captured:
     Attributes:
         graph_at: a fresh copy of the graph whose inputs have static shapes for a batch. Weights
             are shared between copies.
-        preprocessing: of images, or None.
+        preprocessing: of images or texts, or None.
         source: as the manifest records it.
         rehead: leave off a final classifier when no features are named.
         fixed_batch: the batch that the file was exported for; None where its batch is open.
         notes: what was assumed, for the user to read.
         loss: the output that is the graph's own loss; None: it ends in features.
+        tokenizer: file that ``preprocessing`` of texts speaks of.
     """
 
     graph_at: Callable[[int], ir.Model]
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     source: Source
     rehead: bool
     fixed_batch: int | None = None
     notes: tuple[str, ...] = ()
     loss: str | None = None
+    tokenizer: Path | None = None
 
     def at_batch(self, batch: int) -> Backbone:
         """The backbone for ``batch`` samples at a time, ending in features [batch, D] or its loss.

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from s2a_edge.run.data.dtypes import Row, Targets
-from s2a_edge.spec.manifest import InputSpec, Preprocessing, Task
+from s2a_edge.spec.manifest import AnyPreprocessing, InputSpec, Task
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class DataTerms(Protocol):
         """The data inputs."""
 
     @property
-    def preprocessing(self) -> Preprocessing | None:
-        """Of images; None for other data."""
+    def preprocessing(self) -> AnyPreprocessing | None:
+        """Of images or texts; None for other data."""
 
     @property
     def task(self) -> Task:

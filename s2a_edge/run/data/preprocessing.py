@@ -16,7 +16,7 @@ from PIL import Image
 from s2a_edge.run.data.decoding import Region
 from s2a_edge.run.data.dtypes import F32, U8, Row
 from s2a_edge.spec.errors import BundleError, DataError
-from s2a_edge.spec.manifest import InputSpec, Preprocessing
+from s2a_edge.spec.manifest import AnyPreprocessing, InputSpec, Preprocessing
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where the resampling still shrinks by at least this factor.
 # Difference to the full decode in 8-bit levels, on 4000x3000 mosaics (Pillow 13, bicubic): solar
@@ -100,23 +100,26 @@ def write_normalized(pixels: U8, table: F32, spec: Preprocessing, row: Row) -> N
         planes[channel] = table[channel][source[..., 0 if gray else channel]]
 
 
-def check_image_input(inputs: tuple[InputSpec, ...], spec: Preprocessing | None) -> Preprocessing:
+def check_image_input(
+    inputs: tuple[InputSpec, ...], spec: AnyPreprocessing | None
+) -> Preprocessing:
     """The preprocessing of a bundle that takes images, after a look at its only input.
 
     Raises:
         DataError: the bundle takes something else.
         BundleError: input and preprocessing disagree.
     """
-    if spec is None or len(inputs) != 1 or inputs[0].kind != "image":
+    image = spec if isinstance(spec, Preprocessing) else None
+    if image is None or len(inputs) != 1 or inputs[0].kind != "image":
         names = ", ".join(f"{x.name} ({x.kind})" for x in inputs)
         raise DataError(
             where="image folder",
             expected="a bundle with one image input and its preprocessing",
-            got=f"one that takes {names}" + ("" if spec else ", without preprocessing"),
+            got=f"one that takes {names}" + ("" if image else ", without preprocessing"),
             todo="give the data as an .npz file of these inputs and 'labels'",
         )
-    height, width = spec.size
-    shape = (3, height, width) if spec.layout == "NCHW" else (height, width, 3)
+    height, width = image.size
+    shape = (3, height, width) if image.layout == "NCHW" else (height, width, 3)
     if inputs[0].shape != shape or inputs[0].dtype != "float32":
         raise BundleError(
             where=f"manifest.json: inputs: {inputs[0].name}",
@@ -124,4 +127,4 @@ def check_image_input(inputs: tuple[InputSpec, ...], spec: Preprocessing | None)
             got=f"{inputs[0].dtype} {list(inputs[0].shape)}",
             todo="pack the bundle again",
         )
-    return spec
+    return image
