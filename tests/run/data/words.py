@@ -12,7 +12,7 @@ VOCABULARY = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
 
 
 def write_tokenizer(path: Path, *, pads: bool = False) -> Path:
-    """``[CLS] words [SEP]``; with ``pads`` it cuts off and pads by itself, which is to be undone."""
+    """``[CLS] words [SEP]``; with ``pads`` it cuts off and pads by itself (to be undone)."""
     made = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.TemplateProcessing(
