@@ -34,6 +34,7 @@ import onnxruntime as ort
 
 from s2a_edge.pack.codecs import Codec, codec_for
 from s2a_edge.pack.codecs.activations import DERIVATIVES
+from s2a_edge.pack.codecs.codebook import design
 from s2a_edge.pack.graph import GraphBuilder, dtype_of, model_of, shape_of
 from s2a_edge.pack.plan import plan_memory
 
@@ -42,8 +43,9 @@ _READER = "reader"
 _VIT_B = {"derivative:gelu": (8, 197, 3072), "normalized": (8, 197, 768),
           "activation": (8, 12, 197, 64), "probability": (8, 12, 197, 197),
           "mask": (8, 64, 112, 112), "index": (8, 64, 56, 56)}
-_BITS = {"derivative:gelu": (8, 4, 2), "normalized": (16, 8, 4, 2), "activation": (16, 8, 4, 2),
-         "probability": (16, 8, 4, 2), "mask": (1,), "index": (4, 2)}
+_BITS = {"derivative:gelu": (8, 4, 3, 2, 1), "normalized": (16, 8, 4, 3, 2),
+         "activation": (16, 8, 4, 3, 2), "probability": (16, 8, 4, 3, 2), "mask": (1,),
+         "index": (4, 2)}
 
 
 @dataclass
@@ -195,17 +197,19 @@ def _errors(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
             bits = int(row.codec.strip("abcdefghijklmnopqrstuvwxyz_"))
             _measure(row, gradients, lambda x, row=row, bits=bits:
                      codec_for(row.kind, bits, x.shape).reference(x))
-    extra = [(Row("derivative:gelu", f"gelu{bits} fitted", float(bits)), _fitted(gradients, bits))
-             for bits in (4, 2)]
+    extra = [(Row("derivative:gelu", f"gelu{bits}, ends {'exact' if exact else 'means'}",
+                  float(bits)), _other_ends(bits, exact=exact))
+             for bits, exact in ((4, False), (3, False), (2, True))]
     extra += [(Row(kind, name, bits), function) for kind, name, bits, function in ALTERNATIVES]
     for row, function in extra:
         _measure(row, gradients, function)
     return [row for row, _ in extra]
 
 
-def _fitted(gradients: object, bits: int) -> Callable[[np.ndarray], np.ndarray]:
-    samples = np.concatenate([x.reshape(-1)[::7] for x in gradients.captured["derivative:gelu"]])
-    return codec_for("derivative:gelu", bits, (), samples).reference
+def _other_ends(bits: int, *, exact: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Codebooks that are not used: exact ends where the levels are means, and the reverse."""
+    book = design("gelu", 1 << bits, exact_ends=exact)
+    return codec_for("derivative:gelu", bits, (), book).reference
 
 
 def _measure(row: Row, gradients: object, decoded: Callable[[np.ndarray], np.ndarray]) -> None:

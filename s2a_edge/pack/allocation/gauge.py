@@ -53,6 +53,9 @@ class Gauge:
         self.leaves = {p.key: self._leaves(p) for p in probe.points if p.exact != p.forward}
         self._again = {key: self._parts.part([self.points[key].exact], given=taps)
                        for key, leaves in self.leaves.items() if leaves}
+        self._incoming = {p.key: other for p in probe.points if len(p.taps) == 1
+                          and (other := self._parts.factor(p.taps[0])) is not None
+                          and p.saved.kind.startswith("derivative:")}
         self._whole = self._parts.part(self._to_keep(gradients))
         self._codecs: dict[tuple[Codec, tuple[int, ...]], Any] = {}
         self._values: dict[str, ort.OrtValue] = {}
@@ -67,6 +70,15 @@ class Gauge:
         """What the backward reads of the value ``key`` uncompressed, in the present batch."""
         return self._values[self.points[key].exact]
 
+    def forward(self, key: str) -> ort.OrtValue:
+        """What an encoder of the value ``key`` takes, in the present batch."""
+        return self._values[self.points[key].forward]
+
+    def incoming(self, key: str) -> ort.OrtValue | None:
+        """The gradient that the value ``key`` is multiplied with, where it is used so once."""
+        name = self._incoming.get(key)
+        return None if name is None else self._values[name]
+
     def _leaves(self, point: Point) -> tuple[str, ...]:
         """Keys of the values that ``point`` is recomputed from."""
         part = self._parts.reach([point.exact], given=self._taps)
@@ -76,6 +88,7 @@ class Gauge:
         names = dict.fromkeys(gradients)
         for part in (*self._backward.values(), *self._again.values()):
             names.update(dict.fromkeys(n for n in part.inputs if n not in self._taps))
+        names.update(dict.fromkeys(self._incoming.values()))
         for point in self.points.values():
             names.update(dict.fromkeys((point.forward, point.exact)))
         return [name for name in names if self._parts.is_made(name)]

@@ -96,6 +96,13 @@ class Parts:
         """Whether a node makes ``name``."""
         return name in self._made_at
 
+    def factor(self, name: str) -> str | None:
+        """The other operand where ``name`` is read once, by a product."""
+        readers = [node for node in self.nodes if name in node.input]
+        if len(readers) != 1 or readers[0].op_type != "Mul":
+            return None
+        return next((other for other in readers[0].input if other != name), None)
+
     def made_from(self, names: Iterable[str], start: int) -> list[str]:
         """Those of ``names`` that are made at or after ``start``."""
         return [name for name in names if self._made_at[name] >= start]

@@ -64,9 +64,10 @@ def make_probe(adapted: Adapted, loss: Loss = "cross_entropy") -> Probe:
 
     step = differentiate(adapted, Precision(32, "recompute"), loss, tap)
     lower(step.model)
-    points = tuple(
-        Point(saved, *(v.name or "" for v in seen[saved.key][:2]),
-              tuple(v.name or "" for v in seen[saved.key][2]))
-        for saved in step.saved if saved.key in seen)
-    batch = shape_of(adapted.data_inputs[0])[0]
-    return Probe(step.model, points, batch)
+    points = []
+    for saved in step.saved:
+        if saved.key in seen:
+            value, decoded, taps = seen[saved.key]
+            points.append(Point(saved, value.name or "", decoded.name or "",
+                                tuple(tap.name or "" for tap in taps)))
+    return Probe(step.model, tuple(points), shape_of(adapted.data_inputs[0])[0])

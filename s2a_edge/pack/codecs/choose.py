@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from s2a_edge.pack.codecs.codebook import Histogram
-from s2a_edge.pack.codecs.codec import Array, Codec, Shape
+from s2a_edge.pack.codecs.codebook import Codebook
+from s2a_edge.pack.codecs.codec import Codec, Shape
 from s2a_edge.pack.codecs.derivative import REFERENCES, WIDTHS, DerivativeCodec
 from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
 from s2a_edge.pack.codecs.index import IndexCodec
@@ -20,8 +20,7 @@ MASKS = {
 }
 
 
-def codec_for(kind: str, bits: int, shape: Shape, samples: Array | Histogram | None = None,
-              ) -> Codec:
+def codec_for(kind: str, bits: int, shape: Shape, book: Codebook | None = None) -> Codec:
     """The codec for a saved value.
 
     Args:
@@ -31,8 +30,7 @@ def codec_for(kind: str, bits: int, shape: Shape, samples: Array | Histogram | N
         bits: 2, 3, 4, 8; for derivatives also 1, for all others 16 and 32. Masks always take
             1 bit, indices the least of 1, 2, 4 and 8 that is enough.
         shape: of the value.
-        samples: pre-activations of the model at hand, float32 of any shape, or their weighted
-            distribution, that the codebook of a derivative is made for.
+        book: a codebook of the model at hand, of a derivative at so many bits.
 
     Raises:
         InternalError: if there is no such codec.
@@ -42,7 +40,7 @@ def codec_for(kind: str, bits: int, shape: Shape, samples: Array | Histogram | N
     if family == "mask":
         codec = MASKS.get(detail or "relu") or _bounded_mask(detail)
     elif family == "derivative":
-        codec = _derivative(detail, bits, samples)
+        codec = _derivative(detail, bits, book)
     elif family == "index":
         codec = next((IndexCodec(width) for width in (1, 2, 4, 8) if width >= bits), None)
     elif family in ("normalized", "probability", "activation"):
@@ -63,13 +61,12 @@ def _bounded_mask(detail: str) -> Codec | None:
     return MaskCodec(low, high, name="mask1_bounded")
 
 
-def _derivative(function: str, bits: int, samples: Array | Histogram | None) -> Codec | None:
+def _derivative(function: str, bits: int, book: Codebook | None) -> Codec | None:
     if function in MASKS:
         return MASKS[function]
     if function not in REFERENCES or bits not in WIDTHS:
         return None
-    codec = DerivativeCodec(function, bits)
-    return codec if samples is None else codec.fit(samples)
+    return DerivativeCodec(function, bits, book)
 
 
 def _value(family: str, bits: int) -> Codec | None:

@@ -1,24 +1,31 @@
 """Optimal codebooks for derivatives: which cells, and what each decodes to.
 
-Given how the pre-activations x are distributed, each weighted by the square of the gradient that
-will be multiplied with g'(x), the expected error of the gradient is the weighted squared error of
-the decoded derivative. For given cells its minimum is Lloyd's centroid condition: each cell
-decodes to the weighted mean of g' in it, which also makes it unbiased (Lloyd, Least Squares
-Quantization in PCM, 1957/1982; Max, Quantizing for Minimum Distortion, 1960). That the codebook
-should be one of the derivative, under the distribution of x, is Few-bit Backward's (arXiv
-2202.00441). The cells are restricted to those that one operator can compute (``compander``);
-the best of them are found by search.
+What counts is not the error of g' but what it does to gradients. The bias gradient of a unit u is
+the sum over its tokens of dy g'(x), so an error function e(x) of the decoded derivative costs
 
-With 16 levels or more the outermost codes decode to g'(-inf) and g'(inf) exactly, 0 and 1 for
-GELU: a unit that is off passes exactly nothing, and one that is on everything. What bias this
-makes is taken back by a shift of the other levels. With 8 or 4 levels that would double the
-squared error (measured on a ViT-S/14: BENCHMARKS.md), so there all levels are means.
+    sum over u of (sum over tokens of dy e(x))^2  =  e' K e,
+
+with x in bins and K the second moment of the gradient that falls into them, measured on the model
+at hand. It says two things that a distribution of x alone would not: where gradients are small
+errors are free, and an error that a unit makes at all its tokens adds up, so a unit that is always
+off must decode to very nearly nothing.
+
+For given cells the best levels solve the normal equations of e' K e, Lloyd's centroid condition
+(Lloyd, Least Squares Quantization in PCM, 1957/1982; Max, Quantizing for Minimum Distortion, 1960)
+with K for the density: the weighted error in each cell is zero, so the code is unbiased. That the
+codebook should be one of the derivative under the distribution of x is Few-bit Backward's (arXiv
+2202.00441). The cells are restricted to those that one operator can compute (``compander``), and
+found by search.
+
+A codebook may have *exact ends*: the outermost codes decode to g'(-inf) and g'(inf), 0 and 1 for
+GELU, whatever the weights say. With 16 levels and more all have; with 8 both kinds are made and a
+model may use both, one for each layer; with 4 and 2 exact ends would double the error and more
+(measured on a ViT-S/14: ARCHITECTURE.md), so they have none.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,20 +35,21 @@ from numpy.typing import NDArray
 from s2a_edge.pack.codecs.activations import DERIVATIVES, Doubles
 from s2a_edge.pack.codecs.compander import Compander
 
-_EXACT_ENDS_FROM_LEVELS = 16
-_BINS, _RANGE = 1200, 12.0
-# So much of the reference distribution is mixed in: a few samples do not show everything.
-_PRIOR = 0.02
+_BINS, _RANGE = 480, 12.0
+# Of the weights, so much is that of errors which do not add up, and so much the reference's: a few
+# samples do not show everything.
+_INCOHERENT, _PRIOR = 0.02, 0.02
 _HARDSWISH_END = 3.0
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Normally distributed pre-activations, where none were measured, and the limits of g'.
+    """Pre-activations where none were measured, and the limits of g'.
 
     Attributes:
-        mean, deviation: of the pre-activations. GELU's are those of a ViT-S/14, weighted by the
-            gradient (-0.84 and 0.93 over 12 layers); those of SiLU and Mish are broader.
+        mean, deviation: of all pre-activations, normally distributed. GELU's are those of a
+            ViT-S/14, weighted by the gradient (-0.84 and 0.93 over 12 layers); those of SiLU and
+            Mish are broader.
         ends: g'(-inf) and g'(inf); None where g' is still far from them at any usual x.
         even: g'(-x) = g'(x).
     """
@@ -82,58 +90,129 @@ class Codebook:
     levels: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Weighted distribution of pre-activations: mass of equal bins of [-12, 12], summing to 1."""
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """K: what an error of g' at one x, and at two, does to gradients.
 
-    mass: tuple[float, ...]
+    Attributes:
+        moment: float64 [480, 480] over equal bins of [-12, 12], symmetric, not negative.
+    """
 
-    @classmethod
-    def of(cls, x: NDArray[np.floating], weight: NDArray[np.floating] | None = None) -> Histogram:
-        """Of values ``x``; larger ones count at the ends. ``weight`` has the shape of ``x``."""
-        flat = np.clip(x.reshape(-1).astype(np.float64), -_RANGE, _RANGE)
-        made, _ = np.histogram(flat, _BINS, (-_RANGE, _RANGE),
-                               weights=None if weight is None else weight.reshape(-1))
-        total = float(made.sum())
-        return cls(tuple((made / total).tolist()) if total > 0 else (0.0,) * _BINS)
+    moment: Doubles
 
     @classmethod
-    def mean(cls, parts: list[Histogram]) -> Histogram:
-        """The average distribution."""
-        return cls(tuple(np.mean([part.mass for part in parts], axis=0).tolist()))
+    def of(cls, x: NDArray[np.floating], dy: NDArray[np.floating], axis: int = -1) -> Weights:
+        """Of pre-activations ``x`` and the gradients ``dy`` that meet them, of equal shape.
+
+        ``axis`` is that of the units. Larger x count at the ends.
+        """
+        units = x.shape[axis]
+        bins = bins_of(np.moveaxis(x, axis, -1).reshape(-1, units))
+        weights = np.moveaxis(dy, axis, -1).reshape(-1, units).astype(np.float64)
+        where = np.arange(units) * _BINS + bins
+        sums = np.bincount(where.ravel(), weights.ravel(), units * _BINS).reshape(units, _BINS)
+        single = np.bincount(bins.ravel(), np.square(weights).ravel(), _BINS)
+        coherent: Doubles = np.asarray(sums.T @ sums, np.float64)
+        total = float(np.trace(coherent)) or 1.0
+        scale = _INCOHERENT * total / (float(single.sum()) or 1.0)
+        return cls(np.asarray(coherent + np.diag(scale * single), np.float64))
+
+    @classmethod
+    def mean(cls, parts: Iterable[Weights], function: str) -> Weights:
+        """The average, each scaled by the gradient that it stands for; none: the reference's."""
+        slope = DERIVATIVES[function](bin_centres())
+        scaled = [p.moment / energy for p in parts
+                  if (energy := float(slope @ p.moment @ slope)) > 0]
+        if not scaled:
+            return reference_weights(function)
+        return cls(np.asarray(np.mean(scaled, axis=0), np.float64))
+
+    def error(self, function: str, book: Codebook) -> float:
+        """Squared error of the bias gradients with ``book``, relative to their square."""
+        x = bin_centres()
+        slope = DERIVATIVES[function](x)
+        left = slope - np.array(book.levels)[book.compander.codes(x, len(book.levels))]
+        energy = float(slope @ self.moment @ slope)
+        return float(left @ self.moment @ left) / energy if energy > 0 else 0.0
 
 
 def bin_centres() -> Doubles:
-    """float64 [1200]: the middles of a histogram's bins."""
+    """float64 [480]: the middles of the bins."""
     edges = np.linspace(-_RANGE, _RANGE, _BINS + 1)
     return np.asarray((edges[1:] + edges[:-1]) / 2)
 
 
-def _reference_mass(reference: Reference) -> Doubles:
-    mass = np.exp(-0.5 * ((bin_centres() - reference.mean) / reference.deviation) ** 2)
-    return np.asarray(mass / mass.sum())
+def bins_of(x: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The bin of every value."""
+    scaled = np.clip((x.astype(np.float64) + _RANGE) * (_BINS / (2 * _RANGE)), 0, _BINS - 1)
+    return scaled.astype(np.int64)
+
+
+@lru_cache(maxsize=32)
+def reference_weights(function: str) -> Weights:
+    """K of the reference: units whose means spread as widely as their own values do.
+
+    Half of what a unit's error does is taken to add up over its tokens.
+    """
+    reference, x = REFERENCES[function], bin_centres()
+    spread = reference.deviation / 2**0.5
+    nodes, shares = np.polynomial.hermite_e.hermegauss(31)
+    moment = np.zeros((_BINS, _BINS))
+    for node, share in zip(nodes, shares / shares.sum(), strict=True):
+        mass = np.exp(-0.5 * ((x - reference.mean - spread * node) / spread) ** 2)
+        mass /= mass.sum()
+        moment += 0.5 * share * (np.outer(mass, mass) + np.diag(mass))
+    return Weights(moment)
 
 
 @lru_cache(maxsize=256)
-def design(function: str, levels: int, measured: Histogram | None = None) -> Codebook:
-    """The codebook of least weighted squared error, for the cells that companders can make.
+def design(function: str, levels: int, measured: Weights | None = None, *,
+           exact_ends: bool | None = None) -> Codebook:
+    """The codebook of least weighted error, for the cells that companders can make.
 
     Args:
         function: a key of ``activations.DERIVATIVES``.
-        levels: number of codes.
-        measured: distribution of the pre-activations; None: the reference's.
+        levels: number of codes, 2 to 256.
+        measured: weights of the model at hand; None: the reference's.
+        exact_ends: whether the outermost codes are exact; None: with 8 levels and more.
     """
     reference = REFERENCES[function]
-    mass = _reference_mass(reference)
+    exact = levels >= 8 if exact_ends is None else exact_ends
+    exact |= function == "hardswish" and levels > 2  # g' attains its limits: it costs nothing
+    ends = reference.ends if exact else None
+    if levels > 64:
+        return _fine(function, levels, ends)
+    weights = reference_weights(function).moment
     if measured is not None:
-        mass = (1 - _PRIOR) * np.array(measured.mass) + _PRIOR * mass
-    x = bin_centres()
-    problem = _Problem(x, mass, DERIVATIVES[function](x), levels, reference.ends,
-                       symmetric=function == "hardswish")
+        own = Weights.mean([measured], function).moment
+        slope = DERIVATIVES[function](bin_centres())
+        weights = own + _PRIOR * weights / float(slope @ weights @ slope)
+    problem = _Problem.of(function, weights, levels, ends, even=reference.even)
     found = problem.best(_candidates(function, levels))
-    if found.map == "ramp" and function != "hardswish":
-        found = problem.best(_around(found, levels))
-    return Codebook(found, tuple(problem.levels_of(found)[0].tolist()))
+    if found.map == "ramp" and not (function == "hardswish" and levels > 2):
+        found = problem.best(_around(found))
+    return Codebook(found, tuple(problem.solve(found)[0].tolist()))
+
+
+def _fine(function: str, levels: int, ends: tuple[float, float] | None) -> Codebook:
+    """Cells finer than the bins: one compander for each function, g' itself for levels."""
+    reference = REFERENCES[function]
+    if function == "hardswish":
+        compander = next(_candidates(function, levels))
+    elif reference.even:
+        compander = Compander("softsign", 0.92) if function == "softsign" else Compander(
+            "abs", {"sigmoid": 10.0, "tanh": 5.0}.get(function, 3.0))
+    else:  # the top puts x = 0 into the middle of a cell; g' of elu is 1 above that
+        compander = Compander("sigmoid", 0.5 if function == "elu" else 1 - 1 / levels)
+    x = np.linspace(-_RANGE, _RANGE, 24001)
+    mass = np.exp(-0.5 * ((x - reference.mean) / (1.5 * reference.deviation)) ** 2)
+    codes = compander.codes(x, levels)
+    means = np.bincount(codes, mass * DERIVATIVES[function](x), levels) / np.bincount(
+        codes, mass, levels)
+    if ends is not None:
+        means[-1] = ends[1]
+        means[0] = means[0] if compander.even else ends[0]
+    return Codebook(compander, tuple(means.tolist()))
 
 
 def _candidates(function: str, levels: int) -> Iterator[Compander]:
@@ -142,71 +221,91 @@ def _candidates(function: str, levels: int) -> Iterator[Compander]:
         end = _HARDSWISH_END * (levels - 1) / (levels - 2)
         yield Compander("ramp", end, -end)
     elif REFERENCES[function].even:
-        kind: tuple[float, ...] = (0.98, 0.95, 0.92, *np.arange(0.9, 0.4, -0.05).tolist())
         if function == "softsign":
-            yield from (Compander("softsign", high) for high in kind)
+            yield from (Compander("softsign", high) for high in np.arange(0.4, 1, 0.02).tolist())
         else:
-            yield from (Compander("abs", high) for high in np.arange(0.75, 12.1, 0.25).tolist())
+            yield from (Compander("abs", high) for high in np.arange(0.6, 8, 0.1).tolist())
     else:
-        yield from (Compander("ramp", high, low) for low in np.arange(-4.0, 1.01, 0.25).tolist()
-                    for high in np.arange(-1.0, 4.01, 0.25).tolist() if low < high)
-        yield from (Compander("sigmoid", high)
-                    for high in (1 - 1 / levels, *np.arange(0.3, 1.01, 0.025).tolist()))
-        yield from (Compander("tanh", float(zero)) for zero in range(levels // 3, levels - 1))
+        yield from (Compander("ramp", high, low) for low in np.arange(-4.0, 1.01, 0.2).tolist()
+                    for high in np.arange(-1.0, 4.01, 0.2).tolist() if low < high)
+        yield from (Compander("sigmoid", high) for high in np.arange(0.3, 1.01, 0.025).tolist())
+        yield from (Compander("tanh", float(zero)) for zero in range(levels // 3, levels - 1)
+                    if zero > 0)
 
 
-def _around(found: Compander, levels: int) -> Iterator[Compander]:
-    shifts = np.linspace(-0.2, 0.2, 9).tolist()
+def _around(found: Compander) -> Iterator[Compander]:
+    shifts = np.linspace(-0.15, 0.15, 7).tolist()
     yield from (Compander("ramp", found.high + b, found.low + a) for a in shifts for b in shifts
                 if found.low + a < found.high + b)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Problem:
-    """The weighted distribution of one function, and how good a compander is for it.
+    """One function and its weights, prepared so that a compander is judged by small matrices.
 
     Attributes:
-        x, mass, slope: bins, their mass, g' in them.
+        x: bins in ascending order; of |x| for an even function.
+        slope: g' there.
         levels: number of codes.
-        ends: g'(-inf) and g'(inf), to be exact; or None.
-        symmetric: x = 0 may be the edge of a cell.
+        ends: exact outermost levels, or None.
+        even: codes are those of |x|, and only the last of them has an exact level.
+        zero_inside: x = 0 must not lie at the edge of a cell, where rounding decides.
+        sums: [bins + 1, bins + 1] sums of K over leading bins, both ways.
+        slope_sums: [bins + 1] of K g'.
+        energy: g'' K g'.
     """
 
     x: Doubles
-    mass: Doubles
     slope: Doubles
     levels: int
     ends: tuple[float, float] | None
-    symmetric: bool
+    even: bool
+    zero_inside: bool
+    sums: Doubles
+    slope_sums: Doubles
+    energy: float
+
+    @classmethod
+    def of(cls, function: str, moment: Doubles, levels: int, ends: tuple[float, float] | None, *,
+           even: bool) -> _Problem:
+        x = bin_centres()
+        if even:
+            half = _BINS // 2
+            fold = np.vstack([np.eye(half)[::-1], np.eye(half)])
+            x, moment = x[half:], fold.T @ moment @ fold
+        slope = DERIVATIVES[function](x)
+        sums = np.zeros((len(x) + 1, len(x) + 1))
+        sums[1:, 1:] = moment.cumsum(0).cumsum(1)
+        weighted = moment @ slope
+        return cls(x, slope, levels, ends, even, function != "hardswish" and not even, sums,
+                   np.concatenate([[0.0], weighted.cumsum()]), float(slope @ weighted))
 
     def best(self, candidates: Iterator[Compander]) -> Compander:
-        return min(candidates, key=self.cost)
+        return min(candidates, key=lambda c: self.solve(c)[1] if self._may(c) else np.inf)
 
-    def cost(self, compander: Compander) -> float:
-        """The weighted squared error; infinite where x = 0 lies at the edge of a cell."""
+    def _may(self, compander: Compander) -> bool:
         at_zero = float(compander.position(np.zeros(1), self.levels)[0]) % 1.0
-        if abs(at_zero - 0.5) < 0.02 and not self.symmetric:
-            return math.inf  # rounding would decide which of two codes a zero gets
-        levels, codes = self.levels_of(compander)
-        return float(self.mass @ np.square(self.slope - levels[codes]))
+        return not self.zero_inside or abs(at_zero - 0.5) > 0.02
 
-    def levels_of(self, compander: Compander) -> tuple[Doubles, NDArray[np.int64]]:
-        """(what each code decodes to, the code of each bin)."""
+    def solve(self, compander: Compander) -> tuple[Doubles, float]:
+        """(what each code decodes to, the weighted squared error)."""
         codes = compander.codes(self.x, self.levels)
-        total = np.bincount(codes, self.mass, self.levels)
-        sums = np.bincount(codes, self.mass * self.slope, self.levels)
-        filled = np.flatnonzero(total > 0)
-        levels = np.interp(np.arange(self.levels), filled, sums[filled] / total[filled])
-        if self.ends is None or self.levels < _EXACT_ENDS_FROM_LEVELS:
-            return levels, codes
-        inner = np.ones(self.levels, bool)
-        levels[-1], inner[-1] = self.ends[1], False
-        if not compander.even:
-            levels[0], inner[0] = self.ends[0], False
-        bias = float(total @ levels - sums.sum())
-        if (inside := float(total[inner].sum())) > 0:
-            levels[inner] -= bias / inside
-        return levels, codes
+        edges = np.searchsorted(codes, np.arange(self.levels + 1))
+        block = np.diff(np.diff(self.sums[np.ix_(edges, edges)], axis=0), axis=1)
+        target = np.diff(self.slope_sums[edges])
+        levels, free = np.zeros(self.levels), np.ones(self.levels, bool)
+        if self.ends is not None:
+            levels[-1], free[-1] = self.ends[1], False
+            if not self.even:
+                levels[0], free[0] = self.ends[0], False
+        inner = block[np.ix_(free, free)]
+        ridge = 1e-9 * (np.trace(inner) or 1.0) * np.eye(len(inner))
+        centre = np.interp(np.arange(self.levels), codes, self.slope)[free]  # of unseen cells
+        levels[free] = np.linalg.solve(
+            inner + ridge, (target - block @ levels)[free] + ridge @ centre)
+        error = self.energy - 2 * float(levels @ target) + float(levels @ block @ levels)
+        return levels, error
 
 
-__all__ = ["REFERENCES", "Codebook", "Histogram", "Reference", "bin_centres", "design"]
+__all__ = ["REFERENCES", "Codebook", "Reference", "Weights", "bin_centres", "design",
+           "reference_weights"]

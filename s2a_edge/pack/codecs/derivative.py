@@ -1,7 +1,7 @@
 """The derivative g'(x) of an elementwise activation, kept as a code of the pre-activation x.
 
 Encoding does not compute g' (seven passes for GELU): a compander makes codes from x, and each
-decodes to about the mean of g' over its cell (``codebook``). No scales are stored.
+decodes to a mean of g' over its cell (``codebook``). No scales are stored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.codecs.codebook import REFERENCES, Codebook, Histogram, design
+from s2a_edge.pack.codecs.codebook import REFERENCES, Codebook, design
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.words import lookup_words, pack_words, words_bytes
 from s2a_edge.pack.graph import GraphBuilder
@@ -36,8 +36,11 @@ class DerivativeCodec:
 
     @property
     def name(self) -> str:
-        """``gelu4``, or ``gelu4_fitted``."""
-        return f"{self.function}{self.width}{'_fitted' if self.fitted else ''}"
+        """``gelu4``, ``gelu4_fitted``, or ``gelu3_fitted_exact`` where the ends are exact."""
+        fitted = "_fitted" if self.fitted else ""
+        ends = REFERENCES[self.function].ends
+        exact = self.width == 3 and ends is not None and self.codebook.levels[-1] == ends[1]
+        return f"{self.function}{self.width}{fitted}{'_exact' if exact else ''}"
 
     @property
     def bits(self) -> float:
@@ -53,12 +56,6 @@ class DerivativeCodec:
     def levels(self) -> Array:
         """float32 [2**width]: what each code decodes to."""
         return np.array(self.codebook.levels, np.float32)
-
-    def fit(self, samples: Array | Histogram) -> DerivativeCodec:
-        """The same codec with a codebook for ``samples``: pre-activations or their histogram."""
-        measured = samples if isinstance(samples, Histogram) else Histogram.of(samples)
-        return DerivativeCodec(self.function, self.width,
-                               design(self.function, 1 << self.width, measured))
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """Packed words."""

@@ -8,13 +8,19 @@ import pytest
 
 from s2a_edge.pack.codecs import codec_for
 from s2a_edge.pack.codecs.activations import DERIVATIVES
-from s2a_edge.pack.codecs.codebook import REFERENCES, Histogram
+from s2a_edge.pack.codecs.codebook import (
+    REFERENCES,
+    Codebook,
+    Weights,
+    bin_centres,
+    design,
+)
 from s2a_edge.pack.codecs.derivative import WIDTHS, DerivativeCodec
 
 # Relative error over the reference distribution, as computed when the candidates were chosen,
 # rounded up by a tenth: a change that costs accuracy must be made on purpose.
 _ERROR_4 = {"gelu": 0.09, "gelu_tanh": 0.09, "silu": 0.064, "mish": 0.061, "elu": 0.022,
-            "hardswish": 0.065, "softplus": 0.036, "sigmoid": 0.035, "tanh": 0.04, "erf": 0.035,
+            "hardswish": 0.065, "softplus": 0.036, "sigmoid": 0.039, "tanh": 0.04, "erf": 0.035,
             "softsign": 0.048}
 
 
@@ -62,15 +68,15 @@ def _draws(function: str, count: int = 200_000) -> np.ndarray:
 
 @pytest.mark.parametrize(("function", "width"), WIDTHS_OF)
 def test_every_level_lies_within_its_cell(function: str, width: int) -> None:
-    # So no error exceeds the change of g' within one cell. The shift that takes back the bias of
-    # the exact ends may leave a cell by a little.
+    # So no error exceeds the change of g' within one cell, but for what takes back the bias of
+    # exact ends and of what adds up.
     codec = DerivativeCodec(function, width)
     x = np.linspace(-11.9, 11.9, 23801)
     slope, decoded = DERIVATIVES[function](x), codec.reference(x.astype(np.float32))
     assert np.isfinite(codec.levels).all()
     for level in np.unique(decoded):
         cell = slope[decoded == level]
-        assert cell.min() - 5e-3 <= level <= cell.max() + 5e-3
+        assert cell.min() - 0.02 <= level <= cell.max() + 0.02
 
 
 @pytest.mark.parametrize("function", REFERENCES)
@@ -86,16 +92,29 @@ def test_codes_are_unbiased(function: str, width: int) -> None:
     x = _draws(function)
     slope = DERIVATIVES[function](x)
     error = DerivativeCodec(function, width).reference(x.astype(np.float32)) - slope
-    # The bins of the histogram are 0.02 wide; the draws are as far from their mean.
-    assert abs(error.mean()) < 5e-3 * np.linalg.norm(slope) / x.size**0.5
+    # Weighted by what adds up over a unit's tokens, so not exactly that of single values.
+    assert abs(error.mean()) < 0.2 * np.sqrt(np.square(error).mean())
 
 
-@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize(("function", "width"), [(f, w) for f in ("gelu", "silu", "sigmoid")
+                                                 for w in (1, 2, 3, 4)])
+def test_in_every_cell_the_weighted_error_is_zero(function: str, width: int) -> None:
+    weights = _measured(function)
+    book = design(function, 1 << width, weights, exact_ends=False)
+    x = bin_centres()
+    codes = book.compander.codes(x, 1 << width)
+    left = DERIVATIVES[function](x) - np.array(book.levels)[codes]
+    ours = weights.moment / weights.error(function, Codebook(book.compander, (0.0,) * (1 << width)))
+    by_cell = np.bincount(codes, (ours @ left), 1 << width)
+    # The reference has a fiftieth of the say.
+    assert np.abs(by_cell).max() < 0.05 * np.abs(ours @ DERIVATIVES[function](x)).sum()
+
+
+@pytest.mark.parametrize("width", [3, 4, 8])
 @pytest.mark.parametrize("function", [f for f in REFERENCES if f != "softsign"])
 def test_far_out_the_derivative_is_exact(function: str, width: int) -> None:
-    measured = (0.4 * np.random.default_rng(2).standard_normal(5000) - 2).astype(np.float32)
-    default = DerivativeCodec(function, width)
-    for codec in (default, default.fit(measured)):
+    fitted = DerivativeCodec(function, width, design(function, 1 << width, _measured(function)))
+    for codec in (DerivativeCodec(function, width), fitted):
         decoded = codec.reference(np.array([-50.0, 50.0], np.float32))
         assert tuple(decoded.tolist()) == REFERENCES[function].ends
 
@@ -114,38 +133,55 @@ def test_more_bits_are_closer(function: str) -> None:
 def test_hardswish_is_exact_outside_its_bend(width: int) -> None:
     x = np.array([-50.0, -3.01, 3.01, 50.0], np.float32)
     decoded = DerivativeCodec("hardswish", width).reference(x)
-    if width in (4, 8):
-        assert decoded.tolist() == [0.0, 0.0, 1.0, 1.0]
-    else:  # means of cells whose derivative is 0 and 1
-        np.testing.assert_allclose(decoded, [0, 0, 1, 1], atol=1e-6)
+    assert decoded.tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_codebook_fits_a_models_own_values(width: int) -> None:
-    x = (0.4 * np.random.default_rng(2).standard_normal(50_000) - 2).astype(np.float32)
-    slope = DERIVATIVES["gelu"](x.astype(np.float64))
-    default, fitted = (codec_for("derivative:gelu", width, x.shape, samples)
-                       for samples in (None, x))
-    errors = [float(np.square(c.reference(x) - slope).sum()) for c in (default, fitted)]
-    assert errors[1] < errors[0]
-    assert fitted.name == f"gelu{width}_fitted"
+def _measured(function: str, seed: int = 2) -> Weights:
+    """Of 64 units with means of their own, narrower than the reference, and 400 tokens."""
+    rng = np.random.default_rng(seed)
+    units = rng.normal(-1, 0.7, 64)
+    x = units + 0.4 * rng.standard_normal((400, 64))
+    return Weights.of(x, rng.standard_normal(64) + rng.standard_normal((400, 64)))
 
 
-def test_the_weight_decides_where_cells_are_fine() -> None:
-    x = np.linspace(-4, 4, 4001)
+@pytest.mark.parametrize("function", ["gelu", "silu", "softplus", "tanh"])
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_a_codebook_fits_a_models_own_gradients(function: str, width: int) -> None:
+    weights = _measured(function)
+    fitted, usual = design(function, 1 << width, weights), design(function, 1 << width)
+    assert weights.error(function, fitted) < weights.error(function, usual)
+    other = _measured(function, seed=3)  # and those of other samples of the same kind
+    assert other.error(function, fitted) < 1.25 * other.error(function, usual)
+    assert DerivativeCodec(function, width, fitted).name.startswith(f"{function}{width}_fitted")
+
+
+def test_the_error_of_a_codebook_is_that_of_the_bias_gradients() -> None:
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(-1, 1, (50, 30, 16)), rng.standard_normal((50, 30, 16))
+    codec = DerivativeCodec("gelu", 3)
     slope = DERIVATIVES["gelu"](x)
+    error = (dy * (codec.reference(x.astype(np.float32)) - slope)).sum((0, 1))
+    true = (dy * slope).sum((0, 1))
+    # Bins are 0.05 wide; a fiftieth of the weight is that of single values.
+    assert Weights.of(x, dy).error("gelu", codec.codebook) == pytest.approx(
+        float(error @ error) / float(true @ true), rel=0.15)
+    channels_first = Weights.of(np.moveaxis(x, -1, 1), np.moveaxis(dy, -1, 1), axis=1)
+    np.testing.assert_allclose(channels_first.moment, Weights.of(x, dy).moment)
 
-    def error(weighted: np.ndarray, judged: np.ndarray) -> float:
-        codec = DerivativeCodec("gelu", 3).fit(Histogram.of(x, weighted))
-        return float(judged @ np.square(codec.reference(x.astype(np.float32)) - slope))
 
-    left, right = (np.where(x < 0, a, b) for a, b in ((1.0, 0.01), (0.01, 1.0)))
-    assert error(left, left) < error(right, left)
-    assert error(right, right) < error(left, right)
+def test_units_that_are_always_off_decode_to_nearly_nothing() -> None:
+    # Each error is small, but they add up over the tokens of a unit.
+    x = np.random.default_rng(1).normal(-2.6, 0.3, (500, 40))
+    weights = Weights.of(x, np.ones_like(x))
+    decoded = DerivativeCodec("gelu", 2, design("gelu", 4, weights)).reference(
+        x.astype(np.float32))
+    slope = DERIVATIVES["gelu"](x)
+    assert abs((decoded - slope).mean()) < 0.02 * abs(slope.mean())
 
 
-def test_unseen_cells_keep_sensible_levels() -> None:
-    fitted = DerivativeCodec("gelu", 8).fit(np.full(10, -1.0, np.float32))
+def test_cells_without_any_value_have_sensible_levels() -> None:
+    fitted = design("gelu", 16, Weights.of(np.full((10, 1), -1.0), np.ones((10, 1))))
     x = np.linspace(-6, 6, 500)
-    error = np.abs(fitted.reference(x.astype(np.float32)) - DERIVATIVES["gelu"](x))
-    assert error.max() < 0.2
+    codec = DerivativeCodec("gelu", 4, fitted)
+    error = np.abs(codec.reference(x.astype(np.float32)) - DERIVATIVES["gelu"](x))
+    assert error.max() < 0.35
