@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -21,67 +20,20 @@ from s2a_edge.run.checkpoint import (
     EpochSums,
     write_checkpoint,
 )
-from s2a_edge.run.data import DataSet, MicroBatch, batches, steps_per_epoch
+from s2a_edge.run.data import MicroBatch, batches
 from s2a_edge.run.evaluate import Evaluator
+from s2a_edge.run.fit_plan import FitPlan, Position
 from s2a_edge.run.guard import MemoryGuard
-from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.metrics import SCORED_LOSSES, Evaluation, Score, Tally
-from s2a_edge.run.report import EpochRecord, OnProgress, Phase, Progress
+from s2a_edge.run.report import EpochRecord, Phase, Progress
 from s2a_edge.run.run_folder import RunFolder
 from s2a_edge.run.runtime_errors import run_error
-from s2a_edge.run.settings import FitSettings
 from s2a_edge.run.step import TrainStep
 from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.spec.errors import BudgetError, DataError, StorageError
 
 CHECKPOINT_INTERVAL_S = 600.0
 """Without a wish for steps, at most this much work is lost when power fails."""
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """What a run works on.
-
-    Attributes:
-        data: training samples.
-        val: validation samples, if any.
-        settings: of the run.
-        bundle_hash: of the bundle's ``SHA256SUMS``.
-        loss: how targets become what the training graph takes.
-        checkpoint_every_steps: optimizer steps between checkpoints; None: by time.
-        on_progress: told after every micro-batch.
-    """
-
-    data: DataSet
-    val: DataSet | None
-    settings: FitSettings
-    bundle_hash: str
-    loss: LossInputs
-    checkpoint_every_steps: int | None
-    on_progress: OnProgress | None
-
-    @property
-    def full_batches(self) -> bool:
-        """A graph's own loss cannot leave samples out, so no optimizer step may be ragged."""
-        return self.loss.task.loss == "output"
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the data."""
-        batch = self.loss.effective_batch
-        return steps_per_epoch(len(self.data), batch, drop_last=self.full_batches)
-
-
-@dataclass
-class Position:
-    """Where a run stands; what a checkpoint records besides the tensors."""
-
-    epoch: int = 0
-    step: int = 0
-    global_step: int = 0
-    sums: EpochSums = field(default_factory=EpochSums)
-    history: tuple[EpochRecord, ...] = ()
-    best: Best | None = None
 
 
 class Fit:

@@ -12,7 +12,7 @@ import numpy as np
 from s2a_edge import __version__
 from s2a_edge.run.checkpoint import CheckpointInfo
 from s2a_edge.run.engine import runtime_name
-from s2a_edge.run.fit import FitPlan, Position
+from s2a_edge.run.fit_plan import FitPlan, Position
 from s2a_edge.run.run_folder import FORMAT, FORMAT_VERSION, RunRecord
 from s2a_edge.run.settings import FitSettings, differences
 from s2a_edge.spec.bundle import Bundle

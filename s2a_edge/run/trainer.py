@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from s2a_edge.run import memory_check
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.class_weights import ClassWeights, resolve_class_weights
@@ -17,7 +15,8 @@ from s2a_edge.run.device_tensor import Array, Provider
 from s2a_edge.run.engine import Engine, require_compatible
 from s2a_edge.run.evaluate import Evaluator
 from s2a_edge.run.export import export
-from s2a_edge.run.fit import Fit, FitPlan, Position
+from s2a_edge.run.fit import Fit
+from s2a_edge.run.fit_plan import FitPlan, Position, data_scaling, loss_inputs_of, scaling_of
 from s2a_edge.run.guard import MemoryGuard
 from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
@@ -39,9 +38,7 @@ from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
-from s2a_edge.spec.manifest import Task
 from s2a_edge.spec.requirement import Requirement
-from s2a_edge.spec.task_ports import REGRESSION_LOSSES
 
 Data = DataSet | Path | str
 
@@ -139,12 +136,13 @@ class Trainer:
             BudgetError: the step exceeds the budget.
         """
         self._engine.control.rearm()
-        where = f"step {self.steps_done + 1}"
+        where, manifest = f"step {self.steps_done + 1}", self.bundle.manifest
+        batch = manifest.recipe.effective_batch
         with self._guard:
             result = self._train.run(
                 inputs,
                 labels,
-                self._loss_inputs(),
+                LossInputs(manifest.task, batch, scaling=self.target_scaling),
                 lr=lr,
                 step=self.steps_done,
                 settings=hyperparameters or Hyperparameters(),
@@ -235,7 +233,7 @@ class Trainer:
                 eps=float(eps),
             ),
             class_weights=resolve_class_weights(class_weights, task, opened.targets),
-            target_scaling=_scaling(task, opened) if standardize else None,
+            target_scaling=data_scaling(task, opened) if standardize else None,
             patience=patience,
         )
         require_suitable(settings, task, has_val=val is not None)
@@ -244,7 +242,7 @@ class Trainer:
             val=None if val is None else self._open(val),
             settings=settings,
             bundle_hash=self.bundle.hash,
-            loss=self._loss_inputs(settings),
+            loss=loss_inputs_of(self.bundle.manifest, settings),
             checkpoint_every_steps=checkpoint_every_steps,
             on_progress=on_progress,
         )
@@ -262,7 +260,7 @@ class Trainer:
             fit = Fit(plan, self._train, self._evaluator, folder, self._guard, stop, position)
             fit.run()
         self.steps_done = position.global_step
-        self.target_scaling = self._scaling_of(settings)
+        self.target_scaling = scaling_of(task, settings)
         return RunSummary(
             out=out,
             epochs=position.epoch,
@@ -329,7 +327,7 @@ class Trainer:
         else:
             self.state.restore(tensors, where=str(file))
         self.steps_done = info.global_step
-        self.target_scaling = self._scaling_of(info.settings)
+        self.target_scaling = scaling_of(self.bundle.manifest.task, info.settings)
 
     def start_from(self, path: Path | str) -> None:
         """Begin with the tuned values of a run, of this bundle or of one with equal trainables.
@@ -344,7 +342,7 @@ class Trainer:
         file = checkpoint_path(path) if path.is_dir() else path
         info, tensors = read_checkpoint(file)
         self.state.load_parameters(_parameters(tensors), where=str(file))
-        self.target_scaling = self._scaling_of(info.settings)
+        self.target_scaling = scaling_of(self.bundle.manifest.task, info.settings)
 
     @cached_property
     def _train(self) -> TrainStep:
@@ -358,28 +356,6 @@ class Trainer:
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self._engine, self.bundle.path, self.bundle.manifest, self.state)
-
-    def _loss_inputs(self, settings: FitSettings | None = None) -> LossInputs:
-        """How targets enter the loss; without settings, as :meth:`step` takes them."""
-        manifest = self.bundle.manifest
-        batch = manifest.recipe.effective_batch
-        if settings is None:
-            return LossInputs(manifest.task, batch, scaling=self.target_scaling)
-        weights = settings.class_weights
-        return LossInputs(
-            manifest.task,
-            batch,
-            settings.label_smoothing,
-            None if weights is None else np.array(weights, np.float32),
-            settings.target_scaling,
-        )
-
-    def _scaling_of(self, settings: FitSettings) -> TargetScaling | None:
-        """What the parameters of a run follow; None for tasks without numbers."""
-        task = self.bundle.manifest.task
-        if task.loss not in REGRESSION_LOSSES:
-            return None
-        return settings.target_scaling or TargetScaling.identity(task.classes)
 
     def _open(self, data: Data) -> DataSet:
         if not isinstance(data, str | Path):
@@ -415,9 +391,9 @@ class Trainer:
     def _start(self, plan: FitPlan, folder: RunFolder) -> Position:
         """Begin a new run, or go on where the folder's last checkpoint was taken."""
         if not folder.last.exists():
-            parameters, now = self.state.read("param"), self._scaling_of(plan.settings)
+            parameters, manifest = self.state.read("param"), self.bundle.manifest
+            now = scaling_of(manifest.task, plan.settings)
             if self.target_scaling is not None and now is not None:
-                manifest = self.bundle.manifest
                 parameters = self.target_scaling.replaced(now, parameters, manifest)
             self.state.load_parameters(parameters, where="current parameters")
             folder.begin(new_record(self.bundle, plan))
@@ -427,10 +403,6 @@ class Trainer:
         self.state.restore(tensors, where=str(folder.last))
         folder.cut_metrics(info.metrics_bytes)
         return position
-
-
-def _scaling(task: Task, data: DataSet) -> TargetScaling | None:
-    return TargetScaling.of(data.targets) if task.loss in REGRESSION_LOSSES else None
 
 
 def _parameters(tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from s2a_edge.cli import app
 from s2a_edge.cli.pack import pack
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.manifest import Calibration
+from s2a_edge.spec.manifest import Calibration, Preprocessing
 from tests.run.data.samples import write_folders
 
 
@@ -65,7 +65,7 @@ def test_flags_reach_the_bundle(source: Path, tmp_path: Path) -> None:
     with Bundle.open(out) as bundle:
         manifest = bundle.manifest
     assert manifest.task.labels == ("cat", "dog")
-    assert manifest.preprocessing is not None
+    assert isinstance(manifest.preprocessing, Preprocessing)
     assert manifest.preprocessing.mean == (0.5, 0.5, 0.5)
     assert manifest.preprocessing.std == (0.5, 0.25, 0.125)
     assert (manifest.preprocessing.channels, manifest.preprocessing.scale) == ("BGR", 2**-8)

