@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
-from s2a_edge.pack.adapters import ON_BLOCKS
 from s2a_edge.pack.adapters.workbench import PARAMETER_PREFIX
 from s2a_edge.pack.blocks import Block
 from s2a_edge.pack.capture import Backbone
@@ -75,23 +74,23 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
 
 def tuning(adapted: Adapted, options: PackOptions) -> Tuning:
     """What trains, with all blocks of the backbone."""
-    used = {adapter_of(t.kind) for t in adapted.trainables}
-    inside = {t.module for t in adapted.trainables}
+    places = {(adapter_of(t.kind, options.adapters), t.module) for t in adapted.trainables}
+    used = {adapter for adapter, _ in places}
     blocks = tuple(TunedBlock(b.name, shape_of(b.output)[1:], b.residual,
-                              _adapters_of(b, inside, options)) for b in adapted.blocks)
-    ranked = used & {"lrp", "lsb", "lora"}
-    return Tuning(rank=options.rank if ranked else None,
+                              _adapters_of(b, places, options)) for b in adapted.blocks)
+    return Tuning(rank=options.rank if used & {"lrp", "lsb", "lora"} else None,
                   reduce=options.reduce if "lsb" in used else None,
                   alpha=options.alpha if "lora" in used else None, blocks=options.blocks,
                   target_modules=options.target_modules,
                   frozen_parameters=adapted.frozen_parameters, found=blocks)
 
 
-def _adapters_of(block: Block, tuned: set[str], options: PackOptions) -> tuple[str, ...]:
-    """The adapters of one block, by the modules of trainables."""
-    inner = {module_of(node) for node in block.nodes} & tuned
+def _adapters_of(block: Block, places: set[tuple[str, str]], options: PackOptions,
+                 ) -> tuple[str, ...]:
+    """The adapters of one block: at its end, or at modules inside it."""
+    modules = {block.name, *map(module_of, block.nodes)}
     return tuple(a for a in options.adapters if a != "head"
-                 and (f"{block.name}.{a}" in tuned if a in ON_BLOCKS else bool(inner)))
+                 and any((a, place) in places for m in modules for place in (m, f"{m}.{a}")))
 
 
 def input_specs(backbone: Backbone) -> tuple[InputSpec, ...]:
