@@ -16,7 +16,8 @@ SIGNATURES = {
     "pack": "(source, out, *, on_stage=None, **recipe)",
     "Bundle.open": "(path, *, verify=True, trust=None)",
     "Trainer": (
-        "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0)"
+        "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0, "
+        "training=True)"
     ),
     "Trainer.step": "(self, inputs, labels=None, *, lr, hyperparameters=None)",
     "Trainer.fit": (

@@ -129,7 +129,7 @@ def pack(  # one parameter for each option: that is how typer declares them
     seed: Annotated[int, typer.Option(help="Seed of the head's initial values.", min=0)] = 0,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Measure gradient errors on this data: class folders or an .npz."),
+        typer.Option(help="Measure gradient errors on this data, of a kind that train takes."),
     ] = None,
     calibration_samples: Annotated[int, typer.Option(help="At most so many of it.", min=1)] = 16,
     threads: Threads = None,

@@ -60,7 +60,7 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         inputs=input_specs(backbone),
         preprocessing=backbone.preprocessing,
         task=task(options),
-        recipe=Recipe(tuple(dict.fromkeys((*options.adapters, "head"))), options.bits,
+        recipe=Recipe(_adapters(options), options.bits,
                       "recompute" if recomputed else "store", options.optimizer,  # type: ignore[arg-type]  # checked by PackOptions
                       options.effective_batch, tuple(sorted(options.micro_batches)),
                       options.device, options.seed),
@@ -107,6 +107,13 @@ def infer_graph(file: str, model: ir.Model, used: tuple[str, ...], task: Task) -
     outputs = tuple(OutputSpec(v.name or "", str(dtype_of(v).numpy()), shape_of(v))  # type: ignore[arg-type]  # refused by the manifest's own check
                     for v in model.graph.outputs)
     return InferGraph(file, used, inputs, outputs)
+
+
+def _adapters(options: PackOptions) -> tuple[str, ...]:
+    """What trains; the head always does, where there is one."""
+    if options.loss == "output":
+        return tuple(a for a in options.adapters if a != "head")
+    return tuple(dict.fromkeys((*options.adapters, "head")))
 
 
 def task(options: PackOptions) -> Task:

@@ -132,7 +132,7 @@ def packed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> PackReport:
 def test_from_pack_to_export(packed: PackReport, tmp_path: Path) -> None:
     task, infer = packed.manifest.task, packed.manifest.graphs.infer
     assert (task.loss, task.classes, task.output) == ("output", 0, "loss")
-    assert infer.inputs == ("image",)
+    assert infer.inputs == ("image",) and packed.manifest.recipe.adapters == ("bias",)
     assert infer.outputs is not None
     assert [(x.name, x.shape) for x in infer.outputs] == [("prediction", (1, CLASSES)),
                                                           ("aside", (1, 2))]
