@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-DATA_HELP = "Class folders of images; a folder with labels.csv, or a .csv, of images or texts; .npz."
+DATA_HELP = "Class folders of images; labels.csv in a folder, or a .csv, of images or texts; .npz."
 
 ProviderName = Literal["cpu", "cuda"]
 CheckpointName = Literal["best", "last"]
