@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 from torch import nn
 
 from s2a_edge.pack.adapt import Adapted, Trainable
@@ -129,11 +130,15 @@ def _run(case: Case, bits: tuple[int, ...], folder: Path, outcome: Outcome) -> N
 
 
 def capture_case(case: Case, module: nn.Module, folder: Path) -> Captured:
-    """As ``pack`` would: a timm module exported, a transformers model saved and opened again."""
+    """As ``pack`` would; a module that no SOURCE names, because it was cut, is exported directly."""
     if case.library == "hf":
         path = folder / "model"
         module.save_pretrained(path)  # type: ignore[operator]  # of transformers
         return capture(f"hf:{path}", input_shape=case.shape, pool=case.pool)
+    if case.library == "timm" and not case.arguments and not case.cut:
+        weights = folder / "weights.safetensors"
+        save_file(module.state_dict(), weights)
+        return capture(f"timm:{case.model}", input_shape=case.shape, weights=weights)
     return Captured(
         graph_at=export_graphs(module, {"image": (case.shape, "float32")}, f"timm:{case.model}"),
         preprocessing=assumed_preprocessing(case.shape),
