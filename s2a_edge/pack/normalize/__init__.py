@@ -24,6 +24,7 @@ from s2a_edge.pack.normalize.narrow import narrow_selections
 from s2a_edge.pack.normalize.padding import make_padding_explicit
 from s2a_edge.pack.normalize.parameters import own_parameters
 from s2a_edge.pack.normalize.row_norm import fuse_row_norms
+from s2a_edge.pack.normalize.softmax import unflatten_softmax
 
 _REWRITES = (
     drop_no_ops,
@@ -41,6 +42,7 @@ _REWRITES = (
     merge_transposes,
     fuse_transposed_keys,
     merge_reshapes,
+    unflatten_softmax,
     drop_no_ops,
     narrow_selections,
     order_biases,

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from s2a_edge.pack.capture import capture
 from s2a_edge.pack.capture.onnx_file import read_onnx
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.ops import RULES
@@ -206,6 +207,11 @@ def test_files_of_torchs_older_exporter(opset: int, tmp_path: Path) -> None:
     backbone = capture(str(path)).at_batch(2)
     normalized = normalize(backbone).model
     assert {"Gelu", "LayerNormalization"} <= {n.op_type for n in normalized.graph}
+    softmax, = (n for n in normalized.graph if n.op_type == "Softmax")
+    scores = softmax.inputs[0]
+    product = None if scores is None else scores.producer()
+    assert product is not None and product.op_type == "FusedMatMul"
+    assert shape_of(softmax.outputs[0]) == (2, 16, 16)
     assert {n for n in normalized.graph.initializers if n.endswith("bias")} >= {
         "stem.bias", "qkv.bias", "norm.bias"}
     feeds = random_inputs(backbone)
