@@ -130,7 +130,7 @@ def _run(case: Case, bits: tuple[int, ...], folder: Path, outcome: Outcome) -> N
 
 
 def capture_case(case: Case, module: nn.Module, folder: Path) -> Captured:
-    """As ``pack`` would; a module that no SOURCE names, because it was cut, is exported directly."""
+    """As ``pack`` would; a module that was cut has no name for it and is exported directly."""
     if case.library == "hf":
         path = folder / "model"
         module.save_pretrained(path)  # type: ignore[operator]  # of transformers
