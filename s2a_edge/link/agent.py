@@ -26,6 +26,7 @@ from s2a_edge.link.messages import (
     failure,
     success,
 )
+from s2a_edge.link.offered import remember_offered
 from s2a_edge.link.pulled_run import list_runs, offer_run
 from s2a_edge.link.releases import Releases
 from s2a_edge.link.rollback import roll_back
@@ -53,6 +54,8 @@ def handle(root: Path, request: Request, on_note: OnNote, checks: BoardChecks | 
         from s2a_edge.link.install import check_offer
 
         sums, signed_by = check_offer(releases, _offer(request))
+        if signed_by is not None:
+            remember_offered(root, sums.values())
         return {"files": len(sums), "signed_by": signed_by}
     if operation == "install":
         from s2a_edge.link.install import install

@@ -15,6 +15,7 @@ from typing import Any
 
 from s2a_edge.link.blobs import Blob, BlobStore, read_blob, remove
 from s2a_edge.link.messages import OnNote, Request, bad_request
+from s2a_edge.link.offered import require_offered
 from s2a_edge.spec.errors import BundleError, SignatureError
 from s2a_edge.spec.storage import require_free_space, storage_errors, sync_folder
 
@@ -69,7 +70,8 @@ def hello(root: Path) -> dict[str, Any]:
 
 
 def held(root: Path, blobs: list[Blob]) -> dict[str, int]:
-    """How many bytes of each blob are there, by hash; refuses blobs that have no room."""
+    """How many bytes of each blob are there, by hash; refuses what has no room or no signer."""
+    require_offered(root, blobs)
     store = BlobStore(root)
     store.require_space(blobs)
     return {blob.sha256: store.held_bytes(blob) for blob in blobs}

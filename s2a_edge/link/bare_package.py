@@ -14,6 +14,7 @@ BARE_MODULES = (
     "spec/storage.py",
     "link/blobs.py",
     "link/messages.py",
+    "link/offered.py",
     "link/framing.py",
     "link/channel.py",
     "link/stream_messages.py",

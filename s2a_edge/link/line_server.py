@@ -23,6 +23,7 @@ from s2a_edge.link.messages import (
     failure,
     success,
 )
+from s2a_edge.link.offered import require_offered
 from s2a_edge.link.stream_messages import (
     ANSWER,
     CHUNK,
@@ -171,6 +172,7 @@ class LineServer:
 
     def _begin_put(self, request: Request) -> None:
         blob, offset = read_blob(request.get("blob")), request.get("offset")
+        require_offered(self.root, [blob])
         store = BlobStore(self.root)
         store.require_space([blob])
         if offset != store.held_bytes(blob):

@@ -88,6 +88,8 @@ class TransportContract:
         generate_key(board / "trust" / "ours")
         with pytest.raises(SignatureError):
             transport.call({"op": "offer", "sums": "", "signature": None}, quiet)
+        with pytest.raises(SignatureError, match="no signed offer"):
+            transport.call({"op": "held", "blobs": ASKED}, quiet)
 
     def test_a_bundle_is_flashed_and_rolled_back(
         self, transport: Transport, board: Path, bundles: Path

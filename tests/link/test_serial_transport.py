@@ -15,7 +15,7 @@ from s2a_edge.link.open_transport import open_transport
 from s2a_edge.link.serial_transport import SerialTransport
 from s2a_edge.link.target import parse_target
 from s2a_edge.link.transport import Outgoing
-from s2a_edge.spec.errors import LinkError, UsageError
+from s2a_edge.spec.errors import LinkError, SignatureError, UsageError
 from tests.link.board_thread import BoardThread
 from tests.link.contract import TransportContract, Way
 from tests.link.faulty_line import CLEAN, Faults, FaultyLine
@@ -71,6 +71,16 @@ class TestSerialTransport(TransportContract):
     def way(self, start: Start) -> Way:
         line, _ = start()
         return lambda: open_transport(f"serial:{line.host}")
+
+
+def test_a_board_with_trusted_keys_takes_no_file_of_a_stranger(
+    start: Start, board: Path, tmp_path: Path
+) -> None:
+    (board / "trust").mkdir(parents=True)
+    line, _ = start()
+    with pytest.raises(SignatureError, match="no signed offer"):
+        send(line, board, tmp_path, 1000)
+    assert not (board / "incoming").exists()
 
 
 @pytest.mark.parametrize(
