@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 import onnx_ir as ir
@@ -134,6 +134,28 @@ def _where(node: ir.Node, runtime: Runtime) -> Workspaces:
         for i in (1, 2)))
 
 
+def _resize(node: ir.Node, runtime: Runtime) -> Workspaces:
+    """Linear: two indices and two weights per output position of the last two (or three) axes.
+
+    Indices have 4 bytes (8). With antialiasing there are a window of weights per position instead,
+    and one image whose last axis has its new size already.
+    """
+    mode = node.attributes.get_string("mode", "nearest")
+    antialias = node.attributes.get_int("antialias", 0) != 0
+    x, y = shape_of(_operand(node, 0)), shape_of(node.outputs[0])
+    resized = 2 if len(x) in (2, 4) else 3
+    if mode == "nearest" or not (antialias or mode == "linear"):
+        return Workspaces()
+    if not antialias:
+        position_bytes = 2 * _FLOAT_BYTES + 2 * (4 if resized == 2 else 8)
+        return Workspaces(after_bytes=(position_bytes * sum(y[-resized:]),))
+    reach = 1 if mode == "linear" else 2  # positions on each side, times the scale when shrinking
+    windows = [(2 * ceil(reach * max(1.0, before / after)) + 1) * after * _FLOAT_BYTES
+               for before, after in zip(x[-resized:], y[-resized:], strict=True)]
+    image = prod(x[1:-1]) * y[-1] * _FLOAT_BYTES
+    return Workspaces(after_bytes=(*windows, image))
+
+
 def _variadic(node: ir.Node, runtime: Runtime) -> Workspaces:
     """Operands are combined from the left; every result but the last is a temporary.
 
@@ -158,5 +180,6 @@ def _operand(node: ir.Node, index: int) -> ir.Value:
 
 _FORMULAS: dict[str, Callable[[ir.Node, Runtime], Workspaces]] = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "LogSoftmax": _softmax, "Max": _variadic,
-    "Mean": _variadic, "Min": _variadic, "Softmax": _softmax, "Sum": _variadic, "Where": _where,
+    "Mean": _variadic, "Min": _variadic, "Resize": _resize, "Softmax": _softmax, "Sum": _variadic,
+    "Where": _where,
 }  # fmt: skip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -246,3 +247,25 @@ def test_sums_of_three_keep_the_sum_of_two() -> None:
     two, three = (workspaces_of(node, RUNTIME) for node in net.b.nodes)
     assert two == Workspaces()
     assert three.before_bytes == (4 * KIB,)
+
+
+@pytest.mark.parametrize(("scales", "attributes", "expected"), [
+    ([1, 1, 2, 2], {"mode": "nearest"}, ()),
+    ([1, 1, 2, 2], {"mode": "cubic"}, ()),
+    ([1, 1, 2, 2], {"mode": "linear"}, (16 * (20 + 24),)),
+    ([1, 1, 0.5, 0.5], {"mode": "linear", "antialias": 1},
+     (5 * 5 * 4, 5 * 6 * 4, 3 * 10 * 6 * 4)),
+    ([1, 1, 2, 2], {"mode": "cubic", "antialias": 1}, (5 * 20 * 4, 5 * 24 * 4, 3 * 10 * 24 * 4)),
+])
+def test_resizing_keeps_weights_of_positions(scales: list[float], attributes: dict[str, Any],
+                                             expected: tuple[int, ...]) -> None:
+    net = Net([2, 3, 10, 12])
+    net.b.op("Resize", net.x, None, net.b.constant(np.array(scales, np.float32)), **attributes)
+    assert workspaces_of(net.b.nodes[-1], RUNTIME).after_bytes == expected
+
+
+def test_resizing_along_three_axes_keeps_longer_indices() -> None:
+    net = Net([2, 3, 10])
+    net.b.op("Resize", net.x, None, net.b.constant(np.array([1, 1, 2], np.float32)),
+             mode="linear")
+    assert workspaces_of(net.b.nodes[-1], RUNTIME).after_bytes == (24 * (2 + 3 + 20),)

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from tests.pack.plan.map_graphs import MAP_OPERATORS, map_graph
 from tests.pack.plan.random_graphs import random_graph
 from tests.pack.plan.step_samples import attention_step, conv_step, mlp_step
 
@@ -71,3 +72,12 @@ def test_many_random_graphs(tmp_path: Path, threads: int) -> None:
     seeds = range(100 * threads, 100 * threads + 50)
     models = {f"g{seed}": random_graph(seed, 10 + seed % 60) for seed in seeds}
     check(compare(tmp_path, models, threads))
+
+
+def test_resizing(tmp_path: Path) -> None:
+    check(compare(tmp_path, {name: map_graph(name) for name in ("linear_down", "antialias")}, 2))
+
+
+@pytest.mark.slow
+def test_operators_over_maps(tmp_path: Path) -> None:
+    check(compare(tmp_path, {name: map_graph(name) for name in MAP_OPERATORS}, 2))
