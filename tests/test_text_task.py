@@ -15,7 +15,7 @@ from s2a_edge.pack.capture.timm_model import define_torchvision_schemas
 from s2a_edge.run.data import open_data
 from s2a_edge.run.finished_run import evaluate_run, export_run
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.errors import BundleError
+from s2a_edge.spec.errors import BundleError, DataError
 from s2a_edge.spec.manifest import TextPreprocessing
 from tests.run.data.words import VOCABULARY, WORDS, write_tokenizer
 
@@ -103,6 +103,21 @@ def test_tokens_are_those_of_transformers(packed: Path, encoder: Path, tmp_path:
         data.load(i, rows)
         for name, row in rows.items():
             assert row.tolist() == expected[name], (text, name)
+
+
+def test_arrays_of_token_ids_train_as_well_and_unknown_ids_are_one_line(
+    packed: Path, tmp_path: Path) -> None:
+    ids = np.full((16, LENGTH), VOCABULARY["film"], np.int64)
+    ids[::2, 1], ids[1::2, 1] = VOCABULARY["good"], VOCABULARY["bad"]
+    arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    np.savez(tmp_path / "d.npz", labels=np.arange(16) % 2, **arrays)  # type: ignore[arg-type]  # names are data
+    trainer = s2a_edge.Trainer(packed)
+    summary = trainer.fit(tmp_path / "d.npz", epochs=3, lr=0.02, out=tmp_path / "run")
+    assert summary.history[-1].loss < summary.history[0].loss
+    ids[3, 2] = 999
+    np.savez(tmp_path / "d.npz", labels=np.arange(16) % 2, **arrays)  # type: ignore[arg-type]  # names are data
+    with pytest.raises(DataError, match=r"indices up to 11, such as token ids .* got 999"):
+        trainer.fit(tmp_path / "d.npz", epochs=1, lr=0.02, out=tmp_path / "other")
 
 
 def test_another_tokenizer_than_was_packed_is_refused(packed: Path, tmp_path: Path) -> None:

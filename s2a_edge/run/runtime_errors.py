@@ -12,7 +12,14 @@ from pathlib import Path
 
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError, S2AError
+from s2a_edge.spec.errors import (
+    BudgetError,
+    BundleError,
+    DataError,
+    DeviceError,
+    InternalError,
+    S2AError,
+)
 
 RUNTIME_ERRORS: tuple[type[BaseException], ...] = (
     RuntimeError,
@@ -40,17 +47,30 @@ TERMINATED = "terminate flag"
 _NODE = re.compile(r"while running (\S+) node\. Name:'([^']*)'")
 _ARENA = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
 _BUFFER = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+_INDEX = re.compile(r"idx=(-?\d+) must be within the inclusive range \[-?\d+,(-?\d+)\]")
 _EXHAUSTED = re.compile(r"bad_alloc|out of memory|Failed to allocate memory|CUDA failure 2\b")
 
 
 def run_error(error: BaseException, graph: str) -> S2AError:
-    """Translate what a run threw: exhausted memory is a :class:`BudgetError`."""
+    """Translate what a run threw.
+
+    Exhausted memory is a :class:`BudgetError`, an index that the data holds and no table has a
+    :class:`DataError`.
+    """
     text = str(error)
     node = _NODE.search(text)
     where = f"{graph}: node {node[2]!r} ({node[1]})" if node else graph
     exhausted = _exhausted(text, where, isinstance(error, MemoryError))
     if exhausted is not None:
         return exhausted
+    index = _INDEX.search(text)
+    if index is not None:
+        return DataError(
+            where=where,
+            expected=f"indices up to {index[2]}, such as token ids of the model's vocabulary",
+            got=index[1],
+            todo="give the ids that the model's own tokenizer makes",
+        )
     return InternalError(
         where=where, expected="the graph runs", got=_first_line(text), todo="report this"
     )

@@ -19,7 +19,7 @@ from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.metrics import correct
 from s2a_edge.run.samples import check_inputs, check_targets, full_batch_needed
 from s2a_edge.run.state import TrainingState
-from s2a_edge.spec.errors import BudgetError, NonFiniteLossError
+from s2a_edge.spec.errors import BudgetError, DataError, NonFiniteLossError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
 from s2a_edge.spec.task_ports import LOGITS, LOSS, loss_inputs, training_outputs
 
@@ -128,6 +128,7 @@ class TrainStep:
         Raises:
             NonFiniteLossError: the loss is NaN or infinite; accumulators are zeroed.
             BudgetError: the arena is exhausted; accumulators are zeroed.
+            DataError: an input holds an index that no table of the graph has; likewise.
         """
         self.inputs.write(inputs)
         for name, tensor in self._loss_inputs.items():
@@ -137,6 +138,9 @@ class TrainStep:
         except BudgetError as error:
             self.state.zero_accumulators()  # some of them may have been written
             raise _placed(error, where) from error
+        except DataError:
+            self.state.zero_accumulators()
+            raise
         loss = float(self._outputs[LOSS].read()) * self.effective_batch
         if not math.isfinite(loss):
             self.state.zero_accumulators()

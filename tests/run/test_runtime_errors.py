@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from s2a_edge.run.runtime_errors import load_error, run_error
-from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError
+from s2a_edge.spec.errors import (
+    BudgetError,
+    BundleError,
+    DataError,
+    DeviceError,
+    InternalError,
+)
 
 NEW = (
     "Error in execution: Non-zero status code returned while running Relu node. "
@@ -29,6 +35,18 @@ def test_an_exhausted_arena_names_node_and_bytes(text: str) -> None:
     assert error.where == "train_b8: node 'my/relu_3' (Relu)"
     assert error.got == "4194304 bytes asked for with 1000 bytes left to grow"
     assert error.missing_bytes == 4193304
+
+
+def test_an_index_that_no_table_has_is_the_datas_fault() -> None:
+    text = (
+        "Error in execution: Non-zero status code returned while running Gather node. "
+        "Name:'n_embedding' Status Message: indices element out of data bounds, idx=999 must be "
+        "within the inclusive range [-12,11]"
+    )
+    error = run_error(RuntimeError(text), "train_b8")
+    assert isinstance(error, DataError)
+    assert error.where == "train_b8: node 'n_embedding' (Gather)"
+    assert "indices up to 11" in error.expected and error.got == "999"
 
 
 @pytest.mark.parametrize(
