@@ -92,11 +92,24 @@ class Samples:
         if not shape:
             return np.asarray(0.5, dtype)
         if np.issubdtype(dtype, np.integer):
-            return np.ones(shape, dtype)
+            rows = _rows_of_table(value)
+            return np.asarray(np.ones(shape) if rows is None else rng.integers(rows, size=shape),
+                              dtype)
         return smooth_noise(rng, shape).astype(dtype)
 
     def _rows(self, batch: int, number: int) -> NDArray[np.int64]:
         return (np.arange(batch, dtype=np.int64) + number * batch) % len(self)
+
+
+def _rows_of_table(value: ir.Value) -> int | None:
+    """Rows of the smallest embedding that ``value`` indexes: tokens differ, as in a text.
+
+    None for what picks no rows: masks are ones.
+    """
+    sizes = [shape_of(table)[use.node.attributes.get_int("axis", 0)] for use in value.uses()
+             if use.node.op_type == "Gather" and use.idx == 1
+             and (table := use.node.inputs[0]) is not None]
+    return min(sizes, default=None)
 
 
 def noise(seed: int, loss: Loss = "cross_entropy") -> Samples:

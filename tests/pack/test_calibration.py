@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack.calibration import NOISE, Samples, noise, read_samples
+from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.spec.calibration import CalibrationRequest
 from s2a_edge.spec.errors import DataError
 from s2a_edge.spec.manifest import Calibration, InputSpec, Task
@@ -53,6 +55,18 @@ def test_noise_is_the_seeds_and_differs_between_batches() -> None:
     for other in (noise(4).feeds(model, initial), noise(3).feeds(model, initial, 1)):
         assert not np.array_equal(first, other["image"])
     assert noise(3).record(4) == Calibration(NOISE, 4)
+
+
+def test_noise_for_a_text_is_tokens_that_differ_and_a_mask_of_ones() -> None:
+    g = GraphBuilder()
+    ids, mask = (g.input(name, ir.DataType.INT64, (4, 16)) for name in ("ids", "mask"))
+    table = g.initializer("table", np.zeros((7, 3), np.float32))
+    small = g.initializer("small", np.zeros((3, 5), np.float32))
+    rows = [g.op("Gather", table, ids), g.op("Gather", small, ids, axis=1)]
+    model = model_of([ids, mask], [*rows, g.op("Neg", mask)], g, "text")
+    feeds = noise(0).feeds(model, {})
+    assert set(feeds["ids"].ravel()) == set(range(5)) and (feeds["mask"] == 1).all()
+    assert feeds["ids"].dtype == feeds["mask"].dtype == np.int64
 
 
 def test_data_that_cannot_be_read_is_the_users_to_mend(tmp_path: Path) -> None:
