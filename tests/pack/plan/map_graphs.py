@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,7 @@ Make = Callable[[GraphBuilder, ir.Value], ir.Value]
 SHAPE = (2, 8, 24, 20)
 
 
-def _resized(scale: float, **attributes: object) -> Make:
+def _resized(scale: float, **attributes: Any) -> Make:
     return lambda g, x: g.op("Resize", x, None, g.constant(
         np.array([1, 1, scale, scale], np.float32)), **attributes)
 
@@ -24,7 +25,7 @@ def _per_channel(op_type: str, count: int) -> Make:
         g.constant(np.full(SHAPE[1], i + 1, np.float32)) for i in range(count)))
 
 
-def _simple(op_type: str, domain: str = "", **attributes: object) -> Make:
+def _simple(op_type: str, domain: str = "", **attributes: Any) -> Make:
     return lambda g, x: g.op(op_type, x, domain=domain, **attributes)
 
 
