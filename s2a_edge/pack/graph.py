@@ -226,6 +226,26 @@ def infer_outputs(node: ir.Node) -> None:
                 got=f"a shape of {value.name} that depends on data", todo="report this")
         value.dtype = ir.DataType(tensor.elem_type)
         value.shape = ir.Shape([d.dim_value for d in tensor.shape.dim])
+    if node.op_type in _POOLS and node.attributes.get_int("ceil_mode", 0) != 0:
+        _drop_windows_of_padding(node)
+
+
+def _drop_windows_of_padding(node: ir.Node) -> None:
+    """With ``ceil_mode`` no window starts in the padding behind the map, or beyond it.
+
+    So the runtime and PyTorch have it; ONNX's own inference counts such windows up to opset 21.
+    """
+    x = node.inputs[0]
+    assert x is not None
+    size = shape_of(x)[2:]
+    strides = node.attributes.get_ints("strides") or [1] * len(size)
+    pads = node.attributes.get_ints("pads") or [0] * 2 * len(size)
+    for value in node.outputs:
+        if value.name:
+            out = shape_of(value)
+            kept = [n - ((n - 1) * s >= length + begin) for n, s, length, begin in zip(
+                out[2:], strides, size, pads, strict=False)]
+            value.shape = ir.Shape([*out[:2], *kept])
 
 
 def _infer_fused_matmul(node: ir.Node) -> None:
@@ -251,6 +271,7 @@ def _infer_like_input(node: ir.Node) -> None:
     node.outputs[0].dtype, node.outputs[0].shape = dtype_of(x), ir.Shape(list(shape_of(x)))
 
 
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 # Operators that ONNX has no schema for, or one that does not infer shapes (GroupNormalization).
 _WITHOUT_SCHEMA: dict[tuple[str, str], Callable[[ir.Node], None]] = {
     (MICROSOFT, "FusedMatMul"): _infer_fused_matmul,

@@ -174,3 +174,15 @@ def test_models_have_the_opset_and_ir_version_that_run_low_bit_types() -> None:
     proto = ir.to_proto(model_of([x], [g.op("Neg", x)], g, "m"))
     assert proto.ir_version == 10
     assert {o.domain: o.version for o in proto.opset_import} == {"": 21, MICROSOFT: 1}
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "pad", "expected"), [
+    (3, 2, 2, 1, 2), (3, 2, 3, 0, 1), (5, 2, 2, 1, 3), (6, 3, 2, 0, 3), (4, 3, 4, 0, 1)])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_no_window_starts_behind_the_map(op: str, size: int, kernel: int, stride: int, pad: int,
+                                         expected: int) -> None:
+    """Sizes as the runtime and PyTorch have them with ``ceil_mode``."""
+    g = GraphBuilder()
+    x = g.input("x", ir.DataType.FLOAT, (1, 1, size))
+    y = g.op(op, x, kernel_shape=[kernel], strides=[stride], pads=[pad, pad], ceil_mode=1)
+    assert shape_of(y) == (1, 1, expected)
