@@ -99,3 +99,26 @@ def test_without_hard_links_files_are_copied(
     link_or_copy(tmp_path / "a", tmp_path / "copied")
     assert (tmp_path / "copied").read_bytes() == CONTENT
     assert not (tmp_path / "copied").samefile(tmp_path / "a")
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut needs: data, then its name, then the folder that holds the name."""
+    order: list[str] = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        order.append("folder" if is_folder else "data")
+        real_sync(descriptor)
+
+    def replace(path: Path, target: Path) -> Path:
+        order.append("rename")
+        return real_replace(path, target)
+
+    store.append(BLOB, 0, CONTENT)
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    store.admit(BLOB)
+    assert order == ["data", "rename", "folder"]
