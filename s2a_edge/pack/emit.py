@@ -30,17 +30,26 @@ def frozen_tensors(models: Iterable[ir.Model]) -> dict[str, ir.TensorProtocol]:
     Raises:
         InternalError: if two graphs hold different tensors under one name.
     """
+    models = tuple(models)
+    present = {name for model in models for name in model.graph.initializers}
     found: dict[str, ir.TensorProtocol] = {}
     for model in models:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or not is_weight(value) or PART_KEY in value.metadata_props:
+            # A part is written with its whole; by itself where no graph reads the whole.
+            if tensor is None or not is_weight(value) or _whole(value) in present:
                 continue
             before = found.setdefault(name, tensor)
             if before is not tensor and not _equal(before, tensor):
                 raise InternalError(where=f"weight {name}", expected="equal content in all graphs",
                                     got="different content", todo="report this")
     return found
+
+
+def _whole(value: ir.Value) -> str | None:
+    """The stored matrix that ``value`` is a run of rows of."""
+    part = value.metadata_props.get(PART_KEY)
+    return part.partition(":")[2] if part is not None else None
 
 
 def is_weight(value: ir.Value) -> bool:
@@ -69,9 +78,10 @@ def _parts(models: Iterable[ir.Model], wholes: Mapping[str, WeightEntry]) -> lis
     found: dict[str, WeightEntry] = {}
     for model in models:
         for name, value in model.graph.initializers.items():
-            if PART_KEY not in value.metadata_props:
+            of = _whole(value)
+            if of is None or of not in wholes:
                 continue
-            first, _, of = value.metadata_props[PART_KEY].partition(":")
+            first = value.metadata_props[PART_KEY].partition(":")[0]
             whole, shape = wholes[of], shape_of(value)
             row_bytes = whole.size_bytes // whole.shape[0]
             found[name] = WeightEntry(name, whole.dtype, shape,
