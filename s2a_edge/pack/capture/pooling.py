@@ -81,6 +81,9 @@ def _constant(model: ir.Model, name: str, content: float | int | list[int]) -> i
 
 def _append(model: ir.Model, op_type: str, inputs: list[ir.Value], name: str = "features",
             **attributes: int) -> ir.Value:
+    taken = {v.name for n in model.graph for v in n.outputs}
+    while name in taken:  # an exporter may have used the word itself
+        name = f"{name}_pooled"
     node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes),
                    name=f"{name}_{op_type}")
     node.outputs[0].name = name

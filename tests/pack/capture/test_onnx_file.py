@@ -126,6 +126,13 @@ def test_pools(tmp_path: Path, pool: str, reduce: object) -> None:
     assert relative_error(run_model(backbone.model, feeds), expected) < RELATIVE_TOLERANCE
 
 
+def test_an_output_may_be_called_features(tmp_path: Path) -> None:
+    path = _save(tmp_path / "m.onnx", [helper.make_node("MatMul", ["x", "w"], ["features"])],
+                 _weights(w=(4, 6)), {"x": ["n", 5, 4]}, ["features"])
+    backbone = normalize(capture(str(path), pool="mean").at_batch(2))
+    assert shape_of(backbone.features) == (2, 6)
+
+
 def test_vector_features_take_no_pool(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no --pool"):
         capture(str(_two_layers(tmp_path / "m.onnx", ["mean"])), pool="cls").at_batch(1)
