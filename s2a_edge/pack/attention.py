@@ -18,6 +18,8 @@ from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.saving import saved_key
 
 _PRODUCTS = (("", "MatMul"), (MICROSOFT, "FusedMatMul"))
+# What may come between the product and its softmax: scales, masks, windows as an axis of their own.
+_BETWEEN = frozenset({"Add", "Mul", "Div", "Sub", "Where", "Reshape"})
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _chain(softmax: ir.Node, flowing: set[ir.Value]) -> tuple[ir.Node, ...] | No
         chain.append(node)
         if (node.domain, node.op_type) in _PRODUCTS:
             return tuple(reversed(chain))
-        if node.op_type not in ("Add", "Mul", "Div", "Sub"):
+        if node.domain or node.op_type not in _BETWEEN:
             return None
         open_inputs = [v for v in node.inputs if v in flowing]
         if len(open_inputs) != 1:

@@ -20,7 +20,7 @@ HEADS = (2, 3, 5, 4)  # [B, H, T, d]
 
 
 def _attention(g: GraphBuilder, *, fused: bool = True, mask: bool = False, scale: bool = False,
-               made: bool = False) -> tuple[list[ir.Value], ir.Value]:
+               made: bool = False, chosen: bool = False, windows: bool = False) -> tuple[list[ir.Value], ir.Value]:
     """softmax(q kᵀ) v; with ``made``, of activations instead of graph inputs."""
     inputs = [g.input(n, ir.DataType.FLOAT, HEADS) for n in "qkv"]
     q, k, v = [g.op("Tanh", x) for x in inputs] if made else inputs
@@ -33,6 +33,12 @@ def _attention(g: GraphBuilder, *, fused: bool = True, mask: bool = False, scale
     if mask:
         rng = np.random.default_rng(1)
         s = g.op("Add", s, g.initializer("mask", rng.standard_normal((5, 5)).astype(np.float32)))
+    if chosen:
+        s = g.op("Where", g.initializer("kept", np.eye(5) < 1), s, g.constant(-1e4))
+    if windows:
+        s = g.op("Reshape", s, g.constant([1, 2, 3, 5, 5]))
+        s = g.op("Add", s, g.initializer("shift", np.eye(5, dtype=np.float32)))
+        s = g.op("Reshape", s, g.constant([2, 3, 5, 5]))
     return inputs, g.op("MatMul", g.op("Softmax", s, axis=-1), v)
 
 
@@ -42,7 +48,8 @@ def _chains(g: GraphBuilder, inputs: list[ir.Value], out: ir.Value, precision: P
 
 
 @pytest.mark.parametrize("form", [{}, {"fused": False}, {"mask": True}, {"scale": True},
-                                  {"mask": True, "scale": True}])
+                                  {"mask": True, "scale": True}, {"chosen": True},
+                                  {"windows": True}])
 def test_chains_are_found_in_every_spelling(form: dict[str, bool]) -> None:
     g = GraphBuilder()
     inputs, out = _attention(g, **form)
@@ -110,7 +117,8 @@ def _vjp(precision: Precision, *, made: bool, **form: bool,
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["inputs", "activations"])
-@pytest.mark.parametrize("form", [{}, {"fused": False}, {"mask": True, "scale": True}])
+@pytest.mark.parametrize("form", [{}, {"fused": False}, {"mask": True, "scale": True},
+                                  {"chosen": True, "windows": True}])
 def test_recomputed_gradients_are_the_stored_ones(form: dict[str, bool], made: bool) -> None:
     """With nothing compressed both ways run the same operators on the same numbers."""
     saved, recomputed, model = _vjp(Precision(32, "recompute"), made=made, **form)

@@ -66,6 +66,9 @@ def open_hf(name: str, weights: Path | None, input_shape: tuple[int, ...] | None
 def _open_model(transformers: Any, path: Path, where: str, *, random: bool) -> Any:
     """AutoModel with its weights, or from its configuration alone."""
     options: dict[str, Any] = {"attn_implementation": "eager"}
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a local file is read in no time
     try:
         if path.is_file() or random:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -75,6 +78,9 @@ def _open_model(transformers: Any, path: Path, where: str, *, random: bool) -> A
         raise SourceError(where=where, expected="a model that transformers can open",
                           got=str(error).strip().splitlines()[0][:300],
                           todo="check the folder's config.json and weights") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _image(config: Any, input_shape: tuple[int, ...] | None, where: str) -> Sample:
