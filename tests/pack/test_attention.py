@@ -20,7 +20,8 @@ HEADS = (2, 3, 5, 4)  # [B, H, T, d]
 
 
 def _attention(g: GraphBuilder, *, fused: bool = True, mask: bool = False, scale: bool = False,
-               made: bool = False, chosen: bool = False, windows: bool = False) -> tuple[list[ir.Value], ir.Value]:
+               made: bool = False, chosen: bool = False, windows: bool = False,
+               ) -> tuple[list[ir.Value], ir.Value]:
     """softmax(q kᵀ) v; with ``made``, of activations instead of graph inputs."""
     inputs = [g.input(n, ir.DataType.FLOAT, HEADS) for n in "qkv"]
     q, k, v = [g.op("Tanh", x) for x in inputs] if made else inputs
