@@ -13,7 +13,15 @@ from s2a_edge.pack.compile import Compiled
 from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.layout import channel_axis
 from tests.pack import models
-from tests.pack.compiled import Arrays, batch_of, compiled, parameters, run
+from tests.pack.compiled import (
+    Arrays,
+    batch_of,
+    captured,
+    compile_captured,
+    compiled,
+    parameters,
+    run,
+)
 from tests.pack.torch_adapters import KINDS
 from tests.pack.torch_twin import TorchTwin, norm_after
 from tests.parity.tolerances import EXACT, body, cosine, relative_errors
@@ -110,6 +118,21 @@ def test_full_tuning_equals_autograd(name: str) -> None:
     errors = relative_errors(got, exact)
     assert max(errors.values()) < EXACT["tiny"], errors
     assert 1 - cosine(_ours(name, ("full",), 4), body(exact)) < TURNED
+
+
+def test_a_side_branch_pools_odd_sizes_as_pytorch_does() -> None:
+    made = compile_captured(captured("tiny_resnet", input_shape=(3, 28, 28)), bits=32,
+                            adapters=("lsb",), reduce=REDUCE, rank=3)
+    ends = [shape_of(block.output)[2:] for block in made.adapted.blocks]
+    assert ends == [(7, 7), (4, 4), (4, 4)]
+    data, values = batch_of(made, 4), _values(made)
+    x = data[made.backbone.data_inputs[0].name or ""]
+    twin = TorchTwin(models.tiny_resnet(), made.trainables, x, values=values, reduce=REDUCE)
+    exact = twin.gradients(x, data["target"], data["weight"])
+    feeds = {**data, **parameters(made), **{f"param.{k}": v for k, v in values.items()}}
+    outputs = run(made.steps[4].model, feeds)
+    got = {name: outputs[f"acc_out.{name}"] for name in values}
+    assert max(relative_errors(got, exact).values()) < EXACT["tiny"]
 
 
 def test_lora_keeps_the_layers_inputs_and_the_others_do_not() -> None:
