@@ -28,6 +28,7 @@ from s2a_edge.run.metrics import SCORED_LOSSES, Evaluation, Score, Tally
 from s2a_edge.run.report import EpochRecord, Phase, Progress
 from s2a_edge.run.run_folder import RunFolder
 from s2a_edge.run.runtime_errors import run_error
+from s2a_edge.run.service_notify import ServiceNotifier
 from s2a_edge.run.step import TrainStep
 from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.spec.errors import BudgetError, DataError, StorageError
@@ -71,6 +72,7 @@ class Fit:
         self._sample_weight = (-1, 0.0)  # of which step, and what it is
         self._validation = _last_validation(position)
         self._val_batches = 0
+        self._service = ServiceNotifier.of_environment()
 
     def run(self) -> None:
         """Train to the end, or until a signal; the last checkpoint is current either way.
@@ -81,10 +83,12 @@ class Fit:
             DataError: a sample cannot be read; saved likewise.
             StorageError: a checkpoint could not be written; the one before is intact.
         """
+        self._service.ready()
         self.save()
         try:
             while self.position.epoch < self._plan.settings.epochs and not self.out_of_patience:
                 if not self._run_epoch():
+                    self._service.stopping()
                     self.save()
                     return
         except (BudgetError, DataError):
@@ -145,6 +149,7 @@ class Fit:
                 self._guard.check(self._where(part.step))
                 self._seen += part.samples
                 self._tell("train", self.position.step, self._steps)
+                self._service.alive(self._where(part.step))
                 if self._stop.signal_name is not None:
                     self._train.state.zero_accumulators()
                     return False
@@ -257,7 +262,9 @@ class Fit:
         return time.monotonic() - self._last_save_s >= CHECKPOINT_INTERVAL_S
 
     def _after_batch(self, done: int, count: int, tally: Tally) -> bool:
-        self._guard.check(f"validation after epoch {self.position.epoch + 1}")
+        where = f"validation after epoch {self.position.epoch + 1}"
+        self._guard.check(where)
+        self._service.alive(where)
         self._validation, self._val_batches = (tally.loss(), tally.score()), count
         if done < count:  # the last is told with the figures of all
             self._tell("validate", done, count)
