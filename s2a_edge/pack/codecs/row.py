@@ -32,9 +32,10 @@ class RowCodec:
     bits: float = 8.0
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
-        """(int8 [R, n], scales bfloat16 [R, 1])."""
+        """(int8 [R, n], scales bfloat16 [R])."""
         rows = g.op("Reshape", x, g.constant([-1, row_size(shape_of(x))]))
-        stored, scale = store_scale(g, magnitude(g, rows), 1 / _LIMIT)
+        # One axis: the runtime takes an element at a time where the last has length 1.
+        stored, scale = store_scale(g, magnitude(g, rows, keepdims=False), 1 / _LIMIT)
         return g.op("QuantizeLinear", rows, *_along_rows(g, scale), axis=0), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
@@ -56,9 +57,8 @@ class RowCodec:
 
 
 def _along_rows(g: GraphBuilder, scale: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """[R, 1] -> scale [R] and int8 zero points [R] for a quantizer along axis 0."""
-    zeros = np.zeros(count_of(shape_of(scale)), np.int8)
-    return g.op("Reshape", scale, g.constant([-1])), g.constant(zeros)
+    """Scale [R] and int8 zero points [R], for a quantizer along axis 0."""
+    return scale, g.constant(np.zeros(shape_of(scale), np.int8))
 
 
 __all__ = ["RowCodec"]

@@ -113,15 +113,17 @@ def row_size(shape: Shape) -> int:
     return size
 
 
-def extremes(g: GraphBuilder, groups: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """(largest, smallest) along axis 1, kept; two reductions and no copy of ``groups``."""
+def extremes(g: GraphBuilder, groups: ir.Value, *, keepdims: bool = True,
+             ) -> tuple[ir.Value, ir.Value]:
+    """(largest, smallest) along axis 1; two reductions and no copy of ``groups``."""
     axis = g.constant([1])
-    return g.op("ReduceMax", groups, axis), g.op("ReduceMin", groups, axis)
+    return (g.op("ReduceMax", groups, axis, keepdims=int(keepdims)),
+            g.op("ReduceMin", groups, axis, keepdims=int(keepdims)))
 
 
-def magnitude(g: GraphBuilder, groups: ir.Value) -> ir.Value:
-    """Largest magnitude along axis 1, kept."""
-    high, low = extremes(g, groups)
+def magnitude(g: GraphBuilder, groups: ir.Value, *, keepdims: bool = True) -> ir.Value:
+    """Largest magnitude along axis 1."""
+    high, low = extremes(g, groups, keepdims=keepdims)
     return g.op("Max", high, g.op("Neg", low))
 
 
