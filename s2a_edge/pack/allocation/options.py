@@ -10,6 +10,7 @@ from s2a_edge.pack.codecs.codebook import REFERENCES, Codebook
 from s2a_edge.pack.codecs.codec import Shape
 from s2a_edge.pack.codecs.group import SymmetricCodec
 from s2a_edge.pack.exact import ExactCodec, HalfDerivative
+from s2a_edge.pack.precision import is_statistic
 from s2a_edge.pack.saving import SavedValue
 
 RECOMPUTE = 0
@@ -54,10 +55,10 @@ def bits_of(saved: SavedValue) -> tuple[int, ...]:
     """The numbers of bits that ``saved`` can be kept in, recomputation apart.
 
     None where there is nothing to choose: masks and indices are exact in as few bits as can be,
-    and row statistics and pooled features are too small to matter.
+    and statistics of samples and tokens are too small to matter.
     """
     family, _, function = saved.kind.partition(":")
-    if family == "activation" and len(saved.shape) <= 2:
+    if is_statistic(saved.shape):
         return ()
     if family == "derivative" and function not in REFERENCES:
         return ()

@@ -11,7 +11,7 @@ import pytest
 
 from s2a_edge.pack.allocation.gauge import Gauge
 from s2a_edge.pack.allocation.probe import make_probe
-from s2a_edge.pack.codecs import Codec
+from s2a_edge.pack.codecs import Codec, codec_for
 from s2a_edge.pack.differentiate import differentiate
 from s2a_edge.pack.exact import ExactCodec
 from s2a_edge.pack.precision import Precision
@@ -30,7 +30,7 @@ class OnlyOne:
     def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False, key: str = "",
               ) -> Codec:
         if key == self.key:
-            return Precision(4).codec(kind, shape)
+            return codec_for(kind, 4, shape)
         return ExactCodec(kind)
 
     def recompute_probabilities(self, tokens: int, width: int, *, key: str = "") -> bool:
@@ -73,7 +73,7 @@ def test_exact_values_have_no_error_at_all(gauge: Gauge) -> None:
 def test_an_error_is_that_of_the_compiled_step(gauge: Gauge, feeds: dict[str, np.ndarray],
                                                kind: str, layer: int) -> None:
     key = next(k for k in gauge.points if k.startswith(f"blocks.{layer}") and f":{kind}:" in k)
-    codec = Precision(4).codec(kind, gauge.points[key].saved.shape)
+    codec = codec_for(kind, 4, gauge.points[key].saved.shape)
     measured = gauge.error({key: gauge.decoded(key, codec)})
     expected = _compiled_error(OnlyOne(key), feeds, gauge.trainables)
     assert expected.sum() > 0
@@ -85,8 +85,7 @@ def test_recomputed_probabilities_follow_what_they_come_from(
     probability = next(k for k in gauge.points if ":probability:" in k)
     assert len(gauge.leaves[probability]) == 2
     for key in gauge.leaves[probability]:
-        decoded = gauge.decoded(key, Precision(4).codec("activation",
-                                                        gauge.points[key].saved.shape))
+        decoded = gauge.decoded(key, codec_for("activation", 4, gauge.points[key].saved.shape))
         measured = gauge.error({key: decoded,
                                 probability: gauge.again(probability, {key: decoded})})
         expected = _compiled_error(OnlyOne(key, recompute=True), feeds, gauge.trainables)
