@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from s2a_edge.pack.allocation.gauge import Gauge
-from s2a_edge.pack.allocation.options import Codebooks, bits_of
+from s2a_edge.pack.allocation.options import Codebooks, axis_of_units, bits_of
 from s2a_edge.pack.allocation.sensitivity import Feeds
 from s2a_edge.pack.codecs.codebook import Codebook, Weights, design
-from s2a_edge.pack.codecs.codec import Shape
 
 # Whether the outermost codes are exact. At three bits layers differ in what is better, and take
 # one or the other; a codebook of their own would be a lookup table of their own, 640 KiB each.
@@ -30,7 +29,7 @@ def measured_codebooks(gauge: Gauge, batches: Iterable[Feeds]) -> Codebooks:
             if point.saved.kind.startswith("derivative:") and bits_of(point.saved) \
                     and gradient is not None:
                 parts.setdefault(key, []).append(Weights.of(
-                    gauge.forward(key).numpy(), gradient.numpy(), _axis_of_units(
+                    gauge.forward(key).numpy(), gradient.numpy(), axis_of_units(
                         point.saved.shape)))
     function_of = {key: gauge.points[key].saved.kind.partition(":")[2] for key in parts}
     single = {key: Weights.mean(parts[key], function_of[key]) for key in parts}
@@ -44,11 +43,6 @@ def measured_codebooks(gauge: Gauge, batches: Iterable[Feeds]) -> Codebooks:
                 errors = [single[key].error(function, book) for book in made]
                 books[key, width] = made[errors.index(min(errors))]
     return books
-
-
-def _axis_of_units(shape: Shape) -> int:
-    """The axis of channels: the second of square images, elsewhere the last."""
-    return 1 if len(shape) == 4 and shape[2] == shape[3] else -1
 
 
 __all__ = ["measured_codebooks"]

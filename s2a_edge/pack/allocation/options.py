@@ -65,4 +65,9 @@ def bits_of(saved: SavedValue) -> tuple[int, ...]:
     return _BITS.get(family, ())
 
 
-__all__ = ["RECOMPUTE", "Codebooks", "Codecs", "bits_of"]
+def axis_of_units(shape: Shape) -> int:
+    """The axis of channels: the second of square images, elsewhere the last."""
+    return 1 if len(shape) == 4 and shape[2] == shape[3] else -1
+
+
+__all__ = ["RECOMPUTE", "Codebooks", "Codecs", "axis_of_units", "bits_of"]

@@ -1,0 +1,80 @@
+"""From an adapted backbone to an allocator: probe, codebooks, sensitivities."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2a_edge.pack.adapt import Adapted
+from s2a_edge.pack.allocation.allocate import Allocator
+from s2a_edge.pack.allocation.codebooks import measured_codebooks
+from s2a_edge.pack.allocation.gauge import Gauge
+from s2a_edge.pack.allocation.options import Codecs
+from s2a_edge.pack.allocation.probe import Probe, make_probe
+from s2a_edge.pack.allocation.sensitivity import Feeds, measure
+from s2a_edge.pack.calibration import Samples
+from s2a_edge.pack.saving import SavedValue
+from s2a_edge.spec.task_ports import Loss
+
+PROBE_BATCH = 4
+"""Samples that are measured together; their gradients add up as in training."""
+_MOST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An allocator and what it cost.
+
+    Attributes:
+        allocator: makes allocations for any number of bytes.
+        samples: that sensitivities were measured on.
+        seconds: that this took.
+    """
+
+    allocator: Allocator
+    samples: int
+    seconds: float
+
+
+def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: int,
+                       samples: Samples, *, loss: Loss, threads: int,
+                       on_stage: Callable[[str, str], None]) -> Measured:
+    """Measures what each code does to the gradients of a backbone.
+
+    Args:
+        adapted: for a small batch.
+        saved: what a step of ``batch`` samples saves; bytes are counted in it.
+        batch: samples of that step.
+        samples: what to measure on; at most 8 of them are used.
+        loss: of the task.
+        threads: of one operator.
+        on_stage: told what is done.
+    """
+    started_s = time.monotonic()
+    probe = make_probe(adapted, loss)
+    initial = {t.name: t.initial for t in adapted.trainables}
+    count = min(samples.batches(probe.batch), max(1, _MOST_SAMPLES // probe.batch))
+
+    def batches() -> Iterator[Feeds]:
+        for number in range(count):
+            yield samples.feeds(probe.model, initial, number)
+
+    on_stage("sensitivities", f"of {len(probe.points)} saved values, on {count * probe.batch} "
+             f"samples ({samples.source})")
+    with tempfile.TemporaryDirectory(prefix="s2a-sensitivity-") as folder:
+        allocator = _allocator(probe, Path(folder), threads, batches, saved, batch)
+    return Measured(allocator, count * probe.batch, time.monotonic() - started_s)
+
+
+def _allocator(probe: Probe, folder: Path, threads: int, batches: Callable[[], Iterator[Feeds]],
+               saved: tuple[SavedValue, ...], batch: int) -> Allocator:
+    gauge = Gauge(probe, folder, threads)
+    codecs = Codecs(measured_codebooks(gauge, batches()))
+    sensitivity = measure(gauge, batches(), codecs, probe.batch)
+    return Allocator(sensitivity, saved, gauge.leaves, batch)
+
+
+__all__ = ["PROBE_BATCH", "Measured", "measured_allocator"]
