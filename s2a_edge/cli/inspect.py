@@ -62,6 +62,7 @@ def inspect(
         _graphs_table(manifest),
         _peak_table(manifest),
         _saved_table(saved),
+        *_allocation_tables(manifest),
         _hashes_table({"the bundle (of SHA256SUMS)": bundle_hash, **hashes}),
     )
     output.result(
@@ -205,6 +206,44 @@ def _saved_table(groups: list[SavedGroup]) -> Table:
         sizes = (format_bytes(group.stored_bytes), format_bytes(group.float32_bytes))
         made.add_row(group.kind, group.codec, str(group.values), f"{group.bits:.2f}", *sizes)
     return made
+
+
+def _allocation_tables(manifest: Manifest) -> list[Table]:
+    """With ``--bits auto``: how bits were chosen, and what each value got and why."""
+    from s2a_edge.spec.units import format_bytes
+
+    record = manifest.precision.allocated
+    if record is None:
+        return []
+    largest = max(manifest.graphs.train, key=lambda graph: graph.batch)
+    seen = largest.evidence.gradient_error
+    title = f"Bits chosen for each saved value (micro-batch {largest.batch})"
+    summary = table(title, ("", "value"))
+    rows = {
+        "stored / allowed": f"{format_bytes(record.stored_bytes)} / "
+        f"{format_bytes(record.capacity_bytes)}",
+        "gradient error, predicted": f"{record.predicted_error:.2%} (no choice within the bytes "
+        f"below {record.least_error:.2%})",
+        "gradient error, measured": "-" if seen is None else f"{seen.total:.2%}",
+        "measured on": f"{record.samples} samples, seed {record.seed}, {record.seconds:.0f} s",
+    }
+    for name, value in rows.items():
+        summary.add_row(name, value)
+    figures = ("bits", "stored", "error alone")
+    values = table("What each got, and why", ("module", "kind", *figures, "why"), right=figures)
+    for saved in manifest.saved:
+        if saved.reason:
+            bits = f"{saved.bits:g}"
+            alone = saved.sensitivity.get(bits)
+            values.add_row(
+                saved.module,
+                str(saved.kind),
+                bits if saved.bits else "recompute",
+                format_bytes(saved.stored_bytes),
+                "-" if alone is None else f"{alone:.3%}",
+                saved.reason,
+            )
+    return [summary, values]
 
 
 def _hashes_table(hashes: dict[str, str]) -> Table:

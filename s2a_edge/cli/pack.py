@@ -12,6 +12,7 @@ from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.run_options import Threads
 from s2a_edge.cli.task_options import task_options
 from s2a_edge.cli.values import (
+    parse_bits,
     parse_counts,
     parse_names,
     parse_reals,
@@ -19,6 +20,7 @@ from s2a_edge.cli.values import (
 )
 from s2a_edge.spec.device_profile import load_profile
 from s2a_edge.spec.errors import UsageError
+from s2a_edge.spec.units import parse_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,8 +103,26 @@ def pack(  # one parameter for each option: that is how typer declares them
         bool, typer.Option("--list-blocks", help="List the blocks of the backbone, and stop.")
     ] = False,
     bits: Annotated[
-        int, typer.Option(help="Bits of saved values: 2, 4, 8, 16, or 32 for off.")
-    ] = 4,
+        str,
+        typer.Option(
+            help="Bits of saved values: 2, 3, 4, 8, 16, or 32 for off; auto: chosen for each by "
+            "the gradient error that it causes."
+        ),
+    ] = "4",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of training that the bundle must fit, such as 600MiB; --bits auto uses "
+            "it up.",
+        ),
+    ] = None,
+    saved_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="With --bits auto: most saved values per sample, such as 8MB."
+        ),
+    ] = None,
     attention: Annotated[
         str, typer.Option(help="Attention probabilities: auto, store or recompute.")
     ] = "auto",
@@ -172,7 +192,11 @@ def pack(  # one parameter for each option: that is how typer declares them
         "alpha": alpha,
         "blocks": blocks,
         "target_modules": target_modules,
-        "bits": bits,
+        "bits": parse_bits(bits),
+        "budget_bytes": parse_bytes(budget, where="--budget") if budget else None,
+        "saved_budget_bytes": parse_bytes(saved_budget, where="--saved-budget")
+        if saved_budget
+        else None,
         "attention": attention,
         "optimizer": optimizer,
         "device": load_profile(device).name if device else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from s2a_edge.spec.errors import UsageError
 
@@ -52,6 +53,21 @@ def parse_reals(text: str, *, flag: str) -> tuple[float, float, float]:
         )
     red, green, blue = numbers
     return red, green, blue
+
+
+def parse_bits(text: str) -> int | Literal["auto"]:
+    """``4`` as 4, and ``auto``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text.strip().lower() == "auto":
+        return "auto"
+    if not (text.isdecimal() and text.isascii()):
+        raise UsageError(
+            where="--bits", expected="auto or a number", got=repr(text), todo="write --bits 4"
+        )
+    return int(text)
 
 
 def parse_counts(text: str, *, flag: str) -> tuple[int, ...]:

@@ -19,15 +19,16 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from s2a_edge.pack import describe
-from s2a_edge.pack.calibration import Samples, noise, read_samples
 from s2a_edge.pack.capture import Captured, open_source
-from s2a_edge.pack.compile import Compiled, compile_backbone
+from s2a_edge.pack.compile import Compiled, compile_backbone, usable_threads
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
+from s2a_edge.pack.fit_budget import with_arena
+from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import gradient_error, rehearse, run_graph
+from s2a_edge.spec.budget import does_not_fit, requirement
 from s2a_edge.spec.bundle_write import write_bundle
-from s2a_edge.spec.calibration import CalibrationRequest
 from s2a_edge.spec.errors import StorageError
 from s2a_edge.spec.manifest import (
     BatchGraph,
@@ -39,8 +40,12 @@ from s2a_edge.spec.manifest import (
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
 from s2a_edge.spec.text_inputs import TOKENIZER_NAME
 from s2a_edge.spec.tunable import TrainableGroup, tunable_groups
+from s2a_edge.spec.units import format_bytes
 
 _REPEAT = 3
+# Rounds of choosing bits for a budget, and the share of it that may stay unused.
+_MOST_FITS = 3
+_UNUSED = 0.02
 _PARAMETERS_NAME = "adapters.safetensors"
 
 Stage = Callable[[str, str], None]
@@ -77,6 +82,8 @@ def pack(source: str, out: Path, options: PackOptions,
     Raises:
         SourceError: the backbone cannot be read or compiled.
         UnsupportedOperatorError: operators without a rule, before anything is done.
+        BudgetError: it does not fit ``options.budget_bytes`` or ``options.saved_budget_bytes``.
+        DataError: the calibration data cannot be used.
         InternalError: the rehearsal contradicts the plan.
         StorageError: the disk refuses; what existed at ``out`` is untouched.
     """
@@ -99,8 +106,7 @@ def pack_captured(captured: Captured, out: Path, options: PackOptions,
     try:
         if captured.tokenizer is not None:
             shutil.copyfile(captured.tokenizer, staging / TOKENIZER_NAME)
-        files = _Files(staging, compiled, options, on_stage)
-        manifest = files.manifest()
+        manifest = _fitting(staging, compiled, options, on_stage)
         on_stage("bundle", out.name)
         path = write_bundle(staging, manifest, out)
     except OSError as error:
@@ -133,6 +139,41 @@ def _staging_folder(out: Path) -> Path:
                            ) from error
 
 
+def _fitting(folder: Path, compiled: Compiled, options: PackOptions, on_stage: Stage) -> Manifest:
+    """Everything written to ``folder`` and rehearsed, within the budget if there is one.
+
+    What the process needs beside the arena is known after a rehearsal only. With ``--bits auto``
+    the arena then gets what the budget leaves, bits are chosen anew, and all is rehearsed again.
+
+    Raises:
+        BudgetError: if it does not fit.
+    """
+    manifest = _Files(folder, compiled, options, on_stage).manifest()
+    budget_bytes = options.budget_bytes
+    if budget_bytes is None:
+        return manifest
+    spare_bytes = 0
+    for _ in range(_MOST_FITS if compiled.allocated is not None else 0):
+        needed = requirement(manifest)
+        left_bytes = needed.verdict(budget_bytes)
+        enough = left_bytes.fits and left_bytes.headroom_bytes <= _UNUSED * budget_bytes
+        if enough:
+            break
+        on_stage("fit", f"{format_bytes(needed.total_bytes)} into {format_bytes(budget_bytes)}")
+        # Measured parts vary a little from one rehearsal to the next.
+        spare_bytes += 0 if left_bytes.fits else left_bytes.missing_bytes // 8
+        arena_bytes = needed.arena_bytes + budget_bytes - needed.total_bytes - spare_bytes
+        changed = with_arena(compiled, arena_bytes, options)
+        if changed is None:
+            break
+        compiled = changed
+        manifest = _Files(folder, compiled, options, on_stage).manifest()
+    needed = requirement(manifest)
+    if not needed.verdict(budget_bytes).fits:
+        raise does_not_fit(manifest, needed, budget_bytes)
+    return manifest
+
+
 class _Files:
     """Emits, plans and rehearses the graphs of one bundle inside a staging folder."""
 
@@ -142,13 +183,13 @@ class _Files:
         self.compiled = compiled
         self.options = options
         # A convolution takes working memory for each thread: plan and rehearsal must agree.
-        self.threads = options.threads or len(os.sched_getaffinity(0))
+        self.threads = usable_threads(options)
         self.on_stage = on_stage
         on_stage("emit", f"{len(compiled.steps)} training graphs")
         entries = emit_weights(compiled.models, folder / WEIGHTS_NAME)
         self.weights: dict[str, WeightEntry] = {e.name: e for e in entries}
         self.initial = {t.name: t.initial for t in compiled.trainables}
-        self.samples = _samples(folder, compiled, options, on_stage)
+        self.samples = compiled.samples
         # Not save_file: its own error type would hide what the disk says.
         (folder / _PARAMETERS_NAME).write_bytes(save(self.initial))
 
@@ -163,7 +204,7 @@ class _Files:
         plan, evidence = self._planned(compiled.optimizer, "optimizer.onnx")
         graphs = Graphs(train, evaluation,
                         describe.infer_graph("infer.onnx", compiled.inference, used,
-                                             describe.task(self.options)),
+                                             task(self.options)),
                         OptimizerGraph("optimizer.onnx", plan, evidence))
         return describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
                                  versions(), self.samples.record(max(compiled.steps)))
@@ -219,19 +260,6 @@ class _Files:
     def _write_inputs(self, path: Path, model: ir.Model, number: int) -> None:
         feeds = self.samples.feeds(model, self.initial, number)
         np.savez(path, **feeds)  # type: ignore[arg-type]  # names are data
-
-
-def _samples(folder: Path, compiled: Compiled, options: PackOptions, on_stage: Stage) -> Samples:
-    """What gradients are measured on, as the options say."""
-    if options.calibration is None:
-        return noise(options.seed, options.loss)
-    on_stage("calibrate", f"at most {options.calibration_samples} samples of "
-             f"{options.calibration.name}")
-    return read_samples(CalibrationRequest(
-        data=str(options.calibration), samples=options.calibration_samples, seed=options.seed,
-        inputs=describe.input_specs(compiled.backbone),
-        preprocessing=compiled.backbone.preprocessing, task=describe.task(options),
-        out=str(folder / "calibration.npz"), folder=str(folder)))
 
 
 def versions() -> dict[str, str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted, Trainable, adapt
+from s2a_edge.pack.allocation.allocate import Allocation, Allocator
+from s2a_edge.pack.allocation.measured import PROBE_BATCH, Measured, measured_allocator
 from s2a_edge.pack.blocks import find_blocks
+from s2a_edge.pack.calibration import Samples
+from s2a_edge.pack.calibration_data import calibration_samples
 from s2a_edge.pack.capture import Backbone, Captured
 from s2a_edge.pack.differentiate import (
     StepGraph,
@@ -25,15 +30,30 @@ from s2a_edge.pack.lower import lower
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
-from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.regroup import slices_to_splits
 from s2a_edge.pack.schedule import schedule
 from s2a_edge.pack.slice_products import read_transposed, slice_products
-from s2a_edge.spec.errors import InternalError, SourceError
+from s2a_edge.spec.errors import BudgetError, InternalError, SourceError
 from s2a_edge.spec.manifest import TunedBlock
+from s2a_edge.spec.task_ports import Loss
+from s2a_edge.spec.units import format_bytes
 
 # Export runs one sample at a time on any device.
 _INFER_BATCH = 1
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """Bits chosen by measurement.
+
+    Attributes:
+        measured: makes allocations for other numbers of bytes, too.
+        allocation: the one that was taken.
+    """
+
+    measured: Measured
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,9 @@ class Compiled:
         references: micro-batch -> the same step with nothing compressed.
         eval_batch: samples per run of the evaluation graph.
         evaluation, inference, optimizer: the other graphs.
+        samples: what gradients are measured on.
+        allocated: how bits were chosen, with ``--bits auto``.
+        by_batch: micro-batch -> what its step is made of, to make it again with other bits.
     """
 
     backbone: Backbone
@@ -57,6 +80,9 @@ class Compiled:
     evaluation: ir.Model
     inference: ir.Model
     optimizer: ir.Model
+    samples: Samples
+    allocated: Allocated | None
+    by_batch: dict[int, Adapted]
 
     @property
     def trainables(self) -> tuple[Trainable, ...]:
@@ -88,28 +114,90 @@ def compile_backbone(captured: Captured, options: PackOptions,
         on_stage("normalize", f"batch {batch}")
         by_batch[batch] = adapted_backbone(captured, batch, options)[1]
     _same_trainables(by_batch)
+    samples = calibration_samples(backbone, options, on_stage, captured.tokenizer)
     own_loss = options.loss == "output"
     inference = (predictions_model if own_loss else forward_model)(by_batch[_INFER_BATCH], "infer")
     sliced = {batch: slice_products(whole) for batch, whole in by_batch.items()}
     by_batch = {batch: s.adapted for batch, s in sliced.items()}
     adapted = by_batch[largest]
     read_transposed(inference, sliced[largest].transposed)
-    precision = Precision(options.bits, options.attention)
-    on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
-    steps = {b: differentiate(by_batch[b], precision, options.loss) for b in batches}
-    on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     references = {largest: differentiate(adapted, Precision(32, "store"), options.loss)}
+    allocated = None
+    if options.bits == "auto":
+        small = _small(captured, by_batch, options)
+        measured = measured_allocator(
+            small, references[largest].saved, largest, samples, loss=options.loss,
+            threads=usable_threads(options), attention=options.attention, wholes=(inference,),
+            on_stage=on_stage)
+        allocated = Allocated(measured, allocation_within(
+            measured.allocator, _capacity_bytes(adapted, largest, options)))
+    policy = fixed_policy(options) if allocated is None else allocated.allocation
+    on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
+    micro = {b: by_batch[b] for b in batches}
+    steps = training_steps(micro, policy, options.loss)
+    on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     evaluation = loss_model(adapted, "eval") if own_loss else forward_model(adapted, "eval")
-    for model in (*(s.model for s in (*steps.values(), *references.values())), evaluation,
-                  inference):
+    for model in (references[largest].model, evaluation, inference):
         lower(model)
     optimizer = optimizer_model(adapted.trainables, options.optimizer)
-    for step in steps.values():
-        schedule(step.model)
-        check_emitted(step.model)
     check_emitted(optimizer)
     return Compiled(backbone, adapted, steps, references, largest, evaluation,
-                    inference, optimizer)
+                    inference, optimizer, samples, allocated, micro)
+
+
+def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
+                   ) -> dict[int, StepGraph]:
+    """The training step of each micro-batch, ready to be planned and emitted."""
+    steps = {batch: differentiate(adapted, policy, loss) for batch, adapted in by_batch.items()}
+    for step in steps.values():
+        lower(step.model)
+        schedule(step.model)
+        check_emitted(step.model)
+    return steps
+
+
+def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:
+    """The allocation of least error in so many bytes of the largest micro-batch.
+
+    Raises:
+        BudgetError: if there is none.
+    """
+    found = allocator.within(capacity_bytes)
+    if found is not None:
+        return found
+    least, given = (size // allocator.batch for size in (allocator.smallest_bytes, capacity_bytes))
+    raise BudgetError(
+        where="--bits auto", expected=f"at least {format_bytes(least)} of saved values per sample",
+        got=format_bytes(max(0, given)), missing_bytes=allocator.smallest_bytes - capacity_bytes,
+        todo="allow more (--saved-budget, --budget), tune fewer blocks (--blocks), or take a "
+        "smaller micro-batch or input")
+
+
+def fixed_policy(options: PackOptions) -> Precision:
+    """The policy of ``--bits N``; 4 bits where bits are chosen."""
+    return Precision(4 if options.bits == "auto" else options.bits, options.attention)
+
+
+def usable_threads(options: PackOptions) -> int:
+    """Threads that plan, rehearsal and measurements are for."""
+    return options.threads or len(os.sched_getaffinity(0))
+
+
+def _small(captured: Captured, by_batch: Mapping[int, Adapted], options: PackOptions) -> Adapted:
+    """The backbone for the few samples that sensitivities are measured on."""
+    fixed = captured.fixed_batch if captured.fixed_batch != 1 else None
+    batch = fixed or min(PROBE_BATCH, max(by_batch))
+    if batch in by_batch:
+        return by_batch[batch]
+    return slice_products(adapted_backbone(captured, batch, options)[1]).adapted
+
+
+def _capacity_bytes(adapted: Adapted, batch: int, options: PackOptions) -> int:
+    """What saved values of the largest micro-batch may take at first."""
+    if options.saved_budget_bytes is not None:
+        return options.saved_budget_bytes * batch
+    uniform = differentiate(adapted, fixed_policy(options), options.loss)
+    return sum(s.stored_bytes for s in uniform.saved)
 
 
 def adapted_backbone(captured: Captured, batch: int, options: PackOptions,

@@ -11,18 +11,19 @@ import onnx_ir as ir
 from s2a_edge.pack.adapt import Adapted
 from s2a_edge.pack.adapters.workbench import PARAMETER_PREFIX
 from s2a_edge.pack.blocks import Block
-from s2a_edge.pack.capture import Backbone
-from s2a_edge.pack.compile import Compiled
+from s2a_edge.pack.compile import Allocated, Compiled
 from s2a_edge.pack.graph import dtype_of, module_of, shape_of
+from s2a_edge.pack.interface import input_specs, task
 from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.saving import SavedValue as Saved
 from s2a_edge.spec.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    AllocationRecord,
     Calibration,
     Compat,
     Graphs,
     InferGraph,
-    InputSpec,
     Manifest,
     OutputSpec,
     Precision,
@@ -38,7 +39,6 @@ from s2a_edge.spec.memory_plan import Evidence, GradientError
 from s2a_edge.spec.tunable import adapter_of
 
 ONNXRUNTIME_MIN = "1.19"
-_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
 
 
 def with_gradient_error(evidence: Evidence, error: GradientError) -> Evidence:
@@ -66,10 +66,28 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
                       options.device, options.seed),
         trainables=tuple(Trainable(t.name, tuple(t.initial.shape), t.kind, t.module, t.decay,  # type: ignore[arg-type]  # kinds of adapt are the manifest's
                                    t.initial.nbytes) for t in compiled.trainables),
-        saved=tuple(SavedValue(s.value, s.module, s.kind, s.codec, s.bits, s.shape,
-                               s.stored_bytes) for s in saved),
+        saved=tuple(_saved(s, compiled.allocated) for s in saved),
         weights=weights, graphs=graphs, compat=Compat(ONNXRUNTIME_MIN, ("cpu", "cuda")),
-        precision=Precision("fixed", calibration), tuning=tuning(compiled.adapted, options))
+        precision=precision(compiled, options, calibration),
+        tuning=tuning(compiled.adapted, options))
+
+
+def _saved(saved: Saved, allocated: Allocated | None) -> SavedValue:
+    why = allocated.allocation.why.get(saved.key) if allocated is not None else None
+    sensitivity = {} if why is None else {str(n): error for n, error in why.sensitivity.items()}
+    return SavedValue(saved.value, saved.module, saved.kind, saved.codec, saved.bits, saved.shape,
+                      saved.stored_bytes, sensitivity, "" if why is None else why.reason)
+
+
+def precision(compiled: Compiled, options: PackOptions, calibration: Calibration) -> Precision:
+    """How bits were chosen."""
+    allocated = compiled.allocated
+    if allocated is None:
+        return Precision("fixed", calibration)
+    made = allocated.allocation
+    return Precision("auto", calibration, AllocationRecord(
+        options.seed, allocated.measured.samples, made.capacity_bytes, made.stored_bytes,
+        made.squared_error ** 0.5, made.bound ** 0.5, allocated.measured.seconds))
 
 
 def tuning(adapted: Adapted, options: PackOptions) -> Tuning:
@@ -93,11 +111,6 @@ def _adapters_of(block: Block, places: set[tuple[str, str]], options: PackOption
                  and any((a, place) in places for m in modules for place in (m, f"{m}.{a}")))
 
 
-def input_specs(backbone: Backbone) -> tuple[InputSpec, ...]:
-    """The data inputs, without the batch."""
-    return tuple(_input(v, backbone.preprocessing is not None) for v in backbone.data_inputs)
-
-
 def infer_graph(file: str, model: ir.Model, used: tuple[str, ...], task: Task) -> InferGraph:
     """What the skeleton for export takes and gives; its ports are said where they vary."""
     if task.loss != "output":
@@ -114,17 +127,6 @@ def _adapters(options: PackOptions) -> tuple[str, ...]:
     if options.loss == "output":
         return tuple(a for a in options.adapters if a != "head")
     return tuple(dict.fromkeys((*options.adapters, "head")))
-
-
-def task(options: PackOptions) -> Task:
-    """What is learned."""
-    return Task(options.loss, options.class_count, options.labels, options.loss_output)
-
-
-def _input(value: ir.Value, is_image: bool) -> InputSpec:
-    shape = shape_of(value)[1:]
-    kind = "image" if is_image and len(shape) == 3 else "tensor"
-    return InputSpec(value.name or "", _DTYPES[dtype_of(value)], shape, kind)  # type: ignore[arg-type]  # values of _DTYPES
 
 
 def _tool_version() -> str:

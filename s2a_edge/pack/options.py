@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from s2a_edge.pack.adapt import ADAPTERS, AdapterSizes, Tuning
 from s2a_edge.pack.optimizer import SCALARS
@@ -38,7 +38,12 @@ class PackOptions:
         blocks: which blocks get adapters: ``all``, ``last:N``, ``first:N``, ``every:N``, or names.
         target_modules: names or patterns of the modules whose biases and weights train, in the
             manner of PEFT; None: all.
-        bits: bits per saved value: 2, 4, 8, 16 or 32 (off).
+        bits: bits per saved value: 2, 3, 4, 8, 16 or 32 (off); ``auto``: chosen for each value by
+            the gradient error that it causes.
+        budget_bytes: of the whole process of training, which the bundle must fit with its largest
+            micro-batch; ``auto`` uses it up. None: any.
+        saved_budget_bytes: with ``auto``, most bytes of saved values per sample. None: what 4 bits
+            for all would take, or what the budget leaves.
         loss: ``cross_entropy`` (one class of several), ``bce`` (any number of labels), ``mse`` or
             ``l1`` (numbers), ``output`` (a scalar output of the source itself; no head is added).
         loss_output: with ``output``, the name of that output.
@@ -69,7 +74,9 @@ class PackOptions:
     alpha: float = AdapterSizes.alpha
     blocks: str = ALL
     target_modules: str | None = None
-    bits: int = 4
+    bits: int | Literal["auto"] = 4
+    budget_bytes: int | None = None
+    saved_budget_bytes: int | None = None
     attention: Attention = "auto"
     loss: Loss = "cross_entropy"
     loss_output: str | None = None
@@ -125,7 +132,13 @@ class PackOptions:
              "a label given twice"),
             ("--labels", all(label.strip() for label in self.labels), "a name for every class",
              "an empty label"),
-            ("--bits", self.bits in BITS, f"one of {BITS}", str(self.bits)),
+            ("--bits", self.bits in (*BITS, "auto"), f"auto or one of {BITS}", str(self.bits)),
+            ("--budget", self.budget_bytes is None or self.budget_bytes > 0, "more than nothing",
+             str(self.budget_bytes)),
+            ("--saved-budget", self.saved_budget_bytes is None or self.saved_budget_bytes > 0,
+             "more than nothing", str(self.saved_budget_bytes)),
+            ("--saved-budget", self.saved_budget_bytes is None or self.bits == "auto",
+             "--bits auto beside it", f"--bits {self.bits}"),
             ("--adapters", bool(self.adapters) and set(self.adapters) <= set(ADAPTERS),
              f"names out of {', '.join(ADAPTERS)}", ",".join(self.adapters) or "none"),
             ("--adapters", "full" not in self.adapters or set(self.adapters) <= {"full", "head"},

@@ -19,7 +19,7 @@ from s2a_edge.pack.codecs.activations import DERIVATIVES
 from s2a_edge.pack.exact import ExactCodec, HalfDerivative
 
 Attention = Literal["auto", "store", "recompute"]
-BITS = (2, 4, 8, 16, 32)
+BITS = (2, 3, 4, 8, 16, 32)
 
 
 class Policy(Protocol):

@@ -89,6 +89,8 @@ def _advice(manifest: Manifest, needed: Requirement, budget_bytes: int, setting:
         )
     flags = []
     smallest, bits = min(micro_batches(manifest)), manifest.recipe.bits
+    if bits == "auto":
+        return f"pack again with --bits auto --budget {budget_bytes}, or {enough}"
     if smallest > 1:
         flags.append(f"--micro-batch {smallest // 2}")
     if bits > 2:

@@ -21,6 +21,7 @@ from s2a_edge.spec.manifest_data import (
     TextPreprocessing,
 )
 from s2a_edge.spec.manifest_recipe import (
+    AllocationRecord,
     Calibration,
     Precision,
     Recipe,
@@ -225,6 +226,7 @@ __all__ = [
     "MAX_ENTRIES",
     "MAX_MANIFEST_BYTES",
     "WEIGHTS_ALIGNMENT_BYTES",
+    "AllocationRecord",
     "AnyPreprocessing",
     "BatchGraph",
     "Calibration",

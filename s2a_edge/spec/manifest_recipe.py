@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from s2a_edge.spec.manifest_types import (
@@ -18,13 +18,15 @@ from s2a_edge.spec.manifest_types import (
 from s2a_edge.spec.memory_plan import ByteCount, Name
 from s2a_edge.spec.strict_json import Length, Span
 
+Share = Annotated[float, Span(0, 1e30)]
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How it was packed; ``effective_batch`` is the sum of its micro-batches."""
 
     adapters: Annotated[tuple[Name, ...], Length(0, 64)]
-    bits: Annotated[int, Span(1, 32)]
+    bits: Annotated[int, Span(1, 32)] | Literal["auto"]
     attention: Literal["store", "recompute"]
     optimizer: Literal["adamw", "sgd"]
     effective_batch: Batch
@@ -85,7 +87,19 @@ class Tuning:
 
 @dataclass(frozen=True)
 class SavedValue:
-    """A value that the forward keeps for the backward, in the largest micro-batch graph."""
+    """A value that the forward keeps for the backward, in the largest micro-batch graph.
+
+    Attributes:
+        value: its name in the graph.
+        module: where it arises.
+        kind: what it is to the backward.
+        codec: how it is kept, or ``recompute``.
+        bits: per element, 0 where it is computed again.
+        stored_bytes: of the stored tensors.
+        sensitivity: with ``--bits auto``, the relative error of all gradients together that this
+            value alone causes, by bits.
+        reason: why it got its bits; empty where there was nothing to choose.
+    """
 
     value: Name
     module: Text
@@ -94,6 +108,32 @@ class SavedValue:
     bits: Annotated[float, Span(0, 64)]
     shape: Shape
     stored_bytes: ByteCount
+    sensitivity: dict[Name, Share] = field(default_factory=dict)
+    reason: Text = ""
+
+
+@dataclass(frozen=True)
+class AllocationRecord:
+    """How ``--bits auto`` came to its bits.
+
+    Attributes:
+        seed: of the samples and of noise.
+        samples: that sensitivities were measured on.
+        capacity_bytes: what the saved values of the largest micro-batch might take.
+        stored_bytes: what they take.
+        predicted_error: of all gradients together, relative: root of the sum of the squared errors
+            that the values cause one by one. Measured: ``evidence.gradient_error`` of the graph.
+        least_error: no other choice within the capacity is predicted to have less.
+        seconds: what measuring took.
+    """
+
+    seed: Annotated[int, Span(0, 2**63 - 1)]
+    samples: Annotated[int, Span(1, MAX_ENTRIES)]
+    capacity_bytes: ByteCount
+    stored_bytes: ByteCount
+    predicted_error: Share
+    least_error: Share
+    seconds: Share
 
 
 @dataclass(frozen=True)
@@ -114,9 +154,11 @@ class Precision:
     """How the bits of the saved values were chosen.
 
     Attributes:
-        policy: ``fixed``: one number of bits for all.
+        policy: ``fixed``: one number of bits for all; ``auto``: chosen for each value.
         calibration: what gradient errors were measured on; None in bundles of older releases.
+        allocated: with ``auto``, how.
     """
 
     policy: Literal["fixed", "auto"] = "fixed"
     calibration: Calibration | None = None
+    allocated: AllocationRecord | None = None

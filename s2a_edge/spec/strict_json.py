@@ -9,10 +9,10 @@ The schema is the class: field names are the keys, type hints are the types, and
         shape: Annotated[tuple[Annotated[int, Span(1, 2**31)], ...], Length(0, 8)]
 
 Understood hints: ``str int float bool``, ``Literal``, ``Enum`` of strings, ``X | None``, unions of
-dataclasses that a ``kind: Literal`` tells apart, ``tuple[X, ...]``, ``tuple[X, Y]``,
-``dict[str, X]`` and dataclasses. Every key must be there (``null`` where the hint says so) unless
-its field has a default, no other may be: a field that a later version adds has a default, so that
-older files can still be read. Errors are :class:`BundleError` and name the place:
+dataclasses that a ``kind: Literal`` tells apart, ``X | Literal["text"]``, ``tuple[X, ...]``,
+``tuple[X, Y]``, ``dict[str, X]`` and dataclasses. Every key must be there (``null`` where the hint
+says so) unless its field has a default, no other may be: a field that a later version adds has a
+default, so that older files can still be read. Errors are :class:`BundleError` and name the place:
 ``manifest.json: trainables[3].shape``.
 """
 
@@ -198,7 +198,14 @@ def _read(hint: Any, value: Any, file: str, path: str) -> Any:
 
 
 def _chosen(options: list[Any], value: Any, file: str, path: str) -> Any:
-    """The dataclass of a union whose ``kind`` the object has."""
+    """The dataclass of a union whose ``kind`` the object has.
+
+    A union with a ``Literal`` has its texts, and the other type where no text stands.
+    """
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    if literals:
+        others = [option for option in options if option not in literals]
+        return literals[0] if type(value) is str else others[0]
     by_kind = {kind: option for option in options for kind in typing.get_args(
         _hints(option)["kind"])}
     expected = f"an object of a kind among {', '.join(by_kind)}"

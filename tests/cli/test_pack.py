@@ -122,6 +122,9 @@ def test_list_blocks(source: Path) -> None:
         (["--classes", "2"], 2, "--out"),
         (["--out", "x.s2a"], 2, "neither --labels nor --classes"),
         (["--out", "x.s2a", "--classes", "2", "--bits", "5"], 2, "--bits"),
+        (["--out", "x.s2a", "--classes", "2", "--bits", "many"], 2, "auto or a number"),
+        (["--out", "x.s2a", "--classes", "2", "--saved-budget", "8MB"], 2, "--bits auto"),
+        (["--out", "x.s2a", "--classes", "2", "--budget", "8M"], 2, "--budget"),
         (["--out", "x.s2a", "--classes", "2", "--input", "3xx"], 2, "--input"),
         (["--out", "x.s2a", "--classes", "2", "--device", "toaster"], 1, "toaster"),
         (["--out", "x.s2a", "--classes", "2", "--features", "nope"], 1, "nope"),
@@ -153,6 +156,7 @@ def test_defaults_are_those_of_the_recipe() -> None:
     assert shown["batch"] == recipe["effective_batch"]
     assert (int(shown["micro_batch"]),) == recipe["micro_batches"]
     assert tuple(shown["adapters"].split(",")) == recipe["adapters"]
-    for name in ("bits", "attention", "loss", "optimizer", "seed", "pool", "features", "threads",
+    assert int(shown["bits"]) == recipe["bits"]
+    for name in ("attention", "loss", "optimizer", "seed", "pool", "features", "threads",
                  "calibration", "calibration_samples"):
         assert shown[name] == recipe[name]

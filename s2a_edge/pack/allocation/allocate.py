@@ -1,9 +1,9 @@
 """Choosing the bits of every saved value within a number of bytes.
 
 The sum of the squared gradient errors is minimised (``sensitivity``), as a multiple-choice
-knapsack (``knapsack``). A group is one saved value; of an attention block, whose probabilities P
-may be recomputed from q and k, the three together: whether errors of q and k also go through P
-depends on what is chosen for P.
+knapsack (``knapsack``). A group is one saved value, with those that are tied to it; of an attention
+block, whose probabilities P may be recomputed from q and k, the three together: whether errors of q
+and k also go through P depends on what is chosen for P.
 """
 
 from __future__ import annotations
@@ -13,14 +13,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from s2a_edge.pack.allocation.knapsack import Choice, Solution, solve
-from s2a_edge.pack.allocation.options import RECOMPUTE, Codecs, bits_of
+from s2a_edge.pack.allocation.options import RECOMPUTE, Codecs, bits_of, ties_of
 from s2a_edge.pack.allocation.sensitivity import Sensitivity
 from s2a_edge.pack.codecs import Codec
-from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.precision import Attention, Precision
 from s2a_edge.pack.saving import SavedValue
+from s2a_edge.spec.units import format_bytes
 
-# What has nothing to choose (masks, indices, row statistics) is kept as at any fixed setting.
+# What has nothing to choose (masks, indices, statistics) is kept as at any fixed setting.
 _REST = Precision(4, "store")
+
+
+@dataclass(frozen=True)
+class Why:
+    """What is known of one saved value.
+
+    Attributes:
+        sensitivity: relative gradient error that it causes alone, by bits.
+        reason: why it got its bits.
+    """
+
+    sensitivity: Mapping[int, float]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -30,18 +44,20 @@ class Allocation:
     Attributes:
         bits: chosen bits; ``RECOMPUTE`` for probabilities that are computed again.
         codecs: what keeps a value in so many bits.
-        stored_bytes: of all saved values, for ``batch`` samples.
+        capacity_bytes: what was allowed.
+        stored_bytes: of all saved values.
         squared_error: predicted squared relative error of the gradients.
         bound: the least that any choice within the same bytes could have.
-        batch: samples of the graph that it was made for.
+        why: by key.
     """
 
     bits: Mapping[str, int]
     codecs: Codecs = field(repr=False)
+    capacity_bytes: int
     stored_bytes: int
     squared_error: float
     bound: float
-    batch: int
+    why: Mapping[str, Why] = field(repr=False)
 
     def codec(self, kind: str, shape: tuple[int, ...], *, recomputes: bool = False, key: str = "",
               ) -> Codec:
@@ -57,7 +73,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class _Pick:
-    """One choice of a group."""
+    """One choice of a group: bits by the first of tied keys."""
 
     bits: tuple[tuple[str, int], ...]
     choice: Choice
@@ -71,21 +87,26 @@ class Allocator:
         saved: the saved values of the graph that the bytes are counted in.
         leaves: of recomputable probabilities, the keys of what they come from.
         batch: samples of that graph.
+        attention: whether probabilities must be stored or recomputed.
     """
 
     def __init__(self, sensitivity: Sensitivity, saved: Sequence[SavedValue],
-                 leaves: Mapping[str, tuple[str, ...]], batch: int) -> None:
+                 leaves: Mapping[str, tuple[str, ...]], batch: int,
+                 attention: Attention = "auto") -> None:
         self._sensitivity = sensitivity
-        self._batch = batch
+        self.batch = batch
+        self._attention = attention
         self._saved = {s.key: s for s in saved}
-        free = {key for key, bits in sensitivity.alone}
+        self._ties = {tie[0]: tie for tie in ties_of(saved)}
+        free = {key for key, _ in sensitivity.alone}
+        tied = {key for first in free for key in self._ties[first]}
         self._fixed_bytes = sum(_REST.codec(s.kind, s.shape).stored_bytes(s.shape)
-                                for s in saved if s.key not in free)
+                                for s in saved if s.key not in tied)
         shared = _in_several(leaves.values())
-        blocks = {p: ls for p, ls in leaves.items()
-                  if p in free and ls and not shared.intersection(ls) and free.issuperset(ls)}
-        inside = {key for p, ls in blocks.items() for key in (p, *ls)}
-        self._groups = [self._block(p, ls) for p, ls in blocks.items()]
+        self._blocks = {p: ls for p, ls in leaves.items() if p in free and ls
+                        and not shared.intersection(ls) and free.issuperset(ls)}
+        inside = {key for p, ls in self._blocks.items() for key in (p, *ls)}
+        self._groups = [self._block(p, ls) for p, ls in self._blocks.items()]
         self._groups += [_front(self._alone(key)) for key in self._saved
                          if key in free and key not in inside]
 
@@ -94,22 +115,53 @@ class Allocator:
         """The fewest bytes that any allocation takes."""
         return self._fixed_bytes + sum(min(p.choice.size for p in g) for g in self._groups)
 
+    @property
+    def largest_bytes(self) -> int:
+        """The bytes of the allocation without error."""
+        return self._fixed_bytes + sum(max(p.choice.size for p in g) for g in self._groups)
+
     def within(self, capacity_bytes: int) -> Allocation | None:
         """The allocation of least error in at most so many bytes; None if there is none."""
         found = solve([[p.choice for p in g] for g in self._groups],
                       capacity_bytes - self._fixed_bytes)
-        return None if found is None else self._allocation(found)
+        return None if found is None else self._allocation(found, capacity_bytes)
 
-    def _allocation(self, found: Solution) -> Allocation:
-        bits = {key: n for group, index in zip(self._groups, found.chosen, strict=True)
-                for key, n in group[index].bits}
-        return Allocation(bits, self._sensitivity.codecs, self._fixed_bytes + found.size,
-                          found.cost, found.bound, self._batch)
+    def _allocation(self, found: Solution, capacity_bytes: int) -> Allocation:
+        chosen = {key: n for group, index in zip(self._groups, found.chosen, strict=True)
+                  for key, n in group[index].bits}
+        why: dict[str, Why] = {}
+        for key in chosen:
+            reason = self._why(key, chosen, found.cost)
+            why.update(dict.fromkeys(self._ties[key], reason))
+        bits = {key: n for first, n in chosen.items() for key in self._ties[first]}
+        return Allocation(bits, self._sensitivity.codecs, capacity_bytes,
+                          self._fixed_bytes + found.size, found.cost, found.bound, why)
+
+    def _why(self, key: str, chosen: Mapping[str, int], total: float) -> Why:
+        followed = any(key in leaves and chosen[p] == RECOMPUTE
+                       for p, leaves in self._blocks.items())
+        widths = bits_of(self._saved[key])
+        squared = {n: self._cost(key, n, followed=followed) for n in widths}
+        bits = chosen[key]
+        finer = next((n for n in widths if n > bits and squared[n] < squared.get(bits, 0.0)), None)
+        if bits == RECOMPUTE:
+            reason = "computed again from q and k: no bytes, and their errors are counted there"
+        elif finer is None:
+            reason = "no error"
+        else:
+            more = (self._size(key, finer) - self._size(key, bits)) // self.batch
+            less = (squared[bits] - squared[finer]) / total if total > 0 else 0.0
+            reason = (f"{finer} bits would take {format_bytes(more)} more a sample and remove "
+                      f"{less:.2%} of the squared error")
+        return Why({n: squared[n] ** 0.5 for n in widths}, reason)
 
     def _size(self, key: str, bits: int) -> int:
-        saved = self._saved[key]
-        codec = self._sensitivity.codecs.codec(key, saved.kind, bits, saved.shape)
-        return codec.stored_bytes(saved.shape)
+        total = 0
+        for tied in self._ties[key]:
+            saved = self._saved[tied]
+            codec = self._sensitivity.codecs.codec(tied, saved.kind, bits, saved.shape)
+            total += codec.stored_bytes(saved.shape)
+        return total
 
     def _cost(self, key: str, bits: int, *, followed: bool = False) -> float:
         table = self._sensitivity.followed if followed else self._sensitivity.alone
@@ -125,7 +177,8 @@ class Allocator:
         stored = _together([self._alone(key) for key in (p, *leaves)])
         followed = _together([self._alone(key, followed=True) for key in leaves])
         again = [_Pick((*pick.bits, (p, RECOMPUTE)), pick.choice) for pick in followed]
-        return _front([*stored, *again])
+        return _front([*(stored if self._attention != "recompute" else []),
+                       *(again if self._attention != "store" else [])])
 
 
 def _in_several(groups: Iterable[tuple[str, ...]]) -> set[str]:
@@ -151,4 +204,4 @@ def _front(picks: Iterable[_Pick]) -> list[_Pick]:
     return kept
 
 
-__all__ = ["Allocation", "Allocator"]
+__all__ = ["Allocation", "Allocator", "Why"]

@@ -8,7 +8,7 @@ backward what lies above.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,13 @@ class Gauge:
         probe: the step with taps.
         folder: an empty folder; needed as long as this lives.
         threads: of one operator.
+        wholes: models that hold the weights of which the step has slices.
     """
 
-    def __init__(self, probe: Probe, folder: Path, threads: int) -> None:
+    def __init__(self, probe: Probe, folder: Path, threads: int,
+                 wholes: Sequence[ir.Model] = ()) -> None:
         self.points: dict[str, Point] = {p.key: p for p in probe.points}
-        self._parts = Parts(probe.model, folder, threads)
+        self._parts = Parts(probe.model, folder, threads, wholes)
         self._threads = threads
         taps = {name: p.key for p in probe.points for name in p.taps}
         self._taps = taps

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
 from s2a_edge.pack.allocation.allocate import Allocator
 from s2a_edge.pack.allocation.codebooks import measured_codebooks
 from s2a_edge.pack.allocation.gauge import Gauge
 from s2a_edge.pack.allocation.options import Codecs
-from s2a_edge.pack.allocation.probe import Probe, make_probe
+from s2a_edge.pack.allocation.probe import make_probe
 from s2a_edge.pack.allocation.sensitivity import Feeds, measure
 from s2a_edge.pack.calibration import Samples
+from s2a_edge.pack.precision import Attention
 from s2a_edge.pack.saving import SavedValue
 from s2a_edge.spec.task_ports import Loss
 
@@ -40,7 +43,8 @@ class Measured:
 
 
 def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: int,
-                       samples: Samples, *, loss: Loss, threads: int,
+                       samples: Samples, *, loss: Loss, threads: int, attention: Attention,
+                       wholes: Sequence[ir.Model],
                        on_stage: Callable[[str, str], None]) -> Measured:
     """Measures what each code does to the gradients of a backbone.
 
@@ -51,6 +55,8 @@ def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: i
         samples: what to measure on; at most 8 of them are used.
         loss: of the task.
         threads: of one operator.
+        attention: whether probabilities must be stored or recomputed.
+        wholes: models that hold the weights of which ``adapted`` has slices.
         on_stage: told what is done.
     """
     started_s = time.monotonic()
@@ -65,16 +71,11 @@ def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: i
     on_stage("sensitivities", f"of {len(probe.points)} saved values, on {count * probe.batch} "
              f"samples ({samples.source})")
     with tempfile.TemporaryDirectory(prefix="s2a-sensitivity-") as folder:
-        allocator = _allocator(probe, Path(folder), threads, batches, saved, batch)
+        gauge = Gauge(probe, Path(folder), threads, wholes)
+        codecs = Codecs(measured_codebooks(gauge, batches()))
+        sensitivity = measure(gauge, batches(), codecs, probe.batch)
+        allocator = Allocator(sensitivity, saved, gauge.leaves, batch, attention)
     return Measured(allocator, count * probe.batch, time.monotonic() - started_s)
-
-
-def _allocator(probe: Probe, folder: Path, threads: int, batches: Callable[[], Iterator[Feeds]],
-               saved: tuple[SavedValue, ...], batch: int) -> Allocator:
-    gauge = Gauge(probe, folder, threads)
-    codecs = Codecs(measured_codebooks(gauge, batches()))
-    sensitivity = measure(gauge, batches(), codecs, probe.batch)
-    return Allocator(sensitivity, saved, gauge.leaves, batch)
 
 
 __all__ = ["PROBE_BATCH", "Measured", "measured_allocator"]

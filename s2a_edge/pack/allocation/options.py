@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from s2a_edge.pack.codecs import Codec, codec_for
@@ -65,9 +65,19 @@ def bits_of(saved: SavedValue) -> tuple[int, ...]:
     return _BITS.get(family, ())
 
 
+def ties_of(saved: Iterable[SavedValue]) -> list[tuple[str, ...]]:
+    """Keys of values that get the same bits: slices of one hidden layer, elsewhere single ones."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for value in saved:
+        sliced = value.kind.startswith("derivative:")
+        groups.setdefault((value.module, value.kind) if sliced else (value.key, ""), []).append(
+            value.key)
+    return [tuple(keys) for keys in groups.values()]
+
+
 def axis_of_units(shape: Shape) -> int:
     """The axis of channels: the second of square images, elsewhere the last."""
     return 1 if len(shape) == 4 and shape[2] == shape[3] else -1
 
 
-__all__ = ["RECOMPUTE", "Codebooks", "Codecs", "axis_of_units", "bits_of"]
+__all__ = ["RECOMPUTE", "Codebooks", "Codecs", "axis_of_units", "bits_of", "ties_of"]

@@ -49,10 +49,12 @@ class Parts:
         model: the whole; it is written below ``folder``.
         folder: an empty folder for files; parts need it as long as they live.
         threads: of one operator.
+        wholes: models that hold the weights of which ``model`` has slices.
     """
 
-    def __init__(self, model: ir.Model, folder: Path, threads: int) -> None:
-        weights = {e.name: e for e in emit_weights((model,), folder / WEIGHTS_NAME)}
+    def __init__(self, model: ir.Model, folder: Path, threads: int,
+                 wholes: Sequence[ir.Model] = ()) -> None:
+        weights = {e.name: e for e in emit_weights((model, *wholes), folder / WEIGHTS_NAME)}
         path = folder / "whole.onnx"
         emit_model(model, weights, path)
         self._proto = onnx.load(path, load_external_data=False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2a_edge.pack.allocation.gauge import Doubles, Gauge
-from s2a_edge.pack.allocation.options import Codecs, axis_of_units, bits_of
+from s2a_edge.pack.allocation.options import Codecs, axis_of_units, bits_of, ties_of
 
 _MEASURED_BITS = (2, 4)
 
@@ -58,15 +58,16 @@ def measure(gauge: Gauge, batches: Iterable[Feeds], codecs: Codecs, batch: int) 
     for feeds in batches:
         norms += gauge.begin(feeds)
         samples += batch
-        for key in gauge.points:
-            _measure_value(gauge, key, codecs, alone, followed)
+        for tie in ties_of(point.saved for point in gauge.points.values()):
+            _measure_values(gauge, tie, codecs, alone, followed)
     return Sensitivity(gauge.trainables, norms, alone, followed, codecs, samples)
 
 
-def _measure_value(gauge: Gauge, key: str, codecs: Codecs,
-                   alone: dict[tuple[str, int], Doubles],
-                   followed: dict[tuple[str, int], Doubles]) -> None:
-    saved = gauge.points[key].saved
+def _measure_values(gauge: Gauge, tie: tuple[str, ...], codecs: Codecs,
+                    alone: dict[tuple[str, int], Doubles],
+                    followed: dict[tuple[str, int], Doubles]) -> None:
+    """Of one value, or of those that are tied to it; the first names them all."""
+    key, saved = tie[0], gauge.points[tie[0]].saved
     widths = [bits for bits in bits_of(saved) if bits != 32]
     if not widths:
         return
@@ -75,10 +76,10 @@ def _measure_value(gauge: Gauge, key: str, codecs: Codecs,
     local: dict[int, float] = {}
     runs: dict[int, list[Doubles]] = {}
     for bits in widths:
-        decoded = gauge.decoded(key, codecs.codec(key, saved.kind, bits, saved.shape))
-        local[bits] = _local_error(gauge, key, decoded.numpy())
+        changed = {k: gauge.decoded(k, codecs.codec(
+            k, saved.kind, bits, gauge.points[k].saved.shape)) for k in tie}
+        local[bits] = sum(_local_error(gauge, k, v.numpy()) for k, v in changed.items())
         if bits in _MEASURED_BITS:
-            changed = {key: decoded}
             runs[bits] = [gauge.error(changed)]
             if followers:
                 again = {p: gauge.again(p, changed) for p in followers}
@@ -92,13 +93,14 @@ def _measure_value(gauge: Gauge, key: str, codecs: Codecs,
 def _local_error(gauge: Gauge, key: str, decoded: NDArray[np.float32]) -> float:
     """Squared error of the value; of a derivative, of what it does to its units' bias gradients."""
     point = gauge.points[key]
-    error = (decoded - gauge.exact(key).numpy()).astype(np.float64)
+    error = decoded - gauge.exact(key).numpy()
     gradient = gauge.incoming(key)
     if gradient is None:
-        return float(np.square(error).sum())
+        flat = error.reshape(-1)
+        return float(np.dot(flat, flat))
     error *= gradient.numpy()
     units = np.moveaxis(error, axis_of_units(point.saved.shape), -1).sum(
-        axis=tuple(range(error.ndim - 1)))
+        axis=tuple(range(error.ndim - 1)), dtype=np.float64)
     return float(units @ units)
 
 
