@@ -30,7 +30,7 @@ def test_what_is_accepted(given: dict[str, Any]) -> None:
     ({"labels": ()}, "--classes"), ({"classes": 3}, "--classes"),
     ({"labels": (), "classes": 1}, "--classes"), ({"labels": ("cat",)}, "--classes"),
     ({"labels": ("cat", "dog", "cat")}, "--labels"), ({"labels": ("cat", "")}, "--labels"),
-    ({"bits": 3}, "--bits"), ({"bits": 0}, "--bits"), ({"bits": 64}, "--bits"),
+    ({"bits": 5}, "--bits"), ({"bits": 0}, "--bits"), ({"bits": 64}, "--bits"),
     ({"adapters": ()}, "--adapters"), ({"adapters": ("bias", "dora")}, "--adapters"),
     ({"adapters": ("full", "bias")}, "--adapters"), ({"rank": 0}, "--rank"),
     ({"reduce": 0}, "--reduce"), ({"alpha": 0.0}, "--alpha"), ({"blocks": " "}, "--blocks"),
