@@ -65,7 +65,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         typer.Option(help="Text file with the name of one class, label or number a line."),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option("--input", help="Shape without the batch, such as 3x224x224.")
+        str | None, typer.Option("--input", help="Shape without the batch: 3x224x224; 64 (tokens).")
     ] = None,
     batch: Annotated[int, typer.Option(help="Effective batch of an update.", min=1)] = 32,
     micro_batch: Annotated[

@@ -13,6 +13,7 @@ from s2a_edge.pack.capture.torch_export import Sample, require
 from s2a_edge.pack.capture.weights_file import load_weights
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.manifest import Preprocessing
+from s2a_edge.spec.text_inputs import MASK_INPUT, TOKENS_INPUT, TYPES_INPUT
 
 if TYPE_CHECKING:
     import torch
@@ -105,9 +106,9 @@ def _text(model: Any, path: Path, input_shape: tuple[int, ...] | None, where: st
                           todo=f"give one number, such as --input {min(DEFAULT_TOKENS, longest)}")
     file = (path if path.is_dir() else path.parent) / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    names = ["input_ids", "attention_mask"]
-    if "token_type_ids" in config.get("model_input_names", ()):
-        names.append("token_type_ids")
+    names = [TOKENS_INPUT, MASK_INPUT]
+    if TYPES_INPUT in config.get("model_input_names", ()):
+        names.append(TYPES_INPUT)
     taken = inspect.signature(model.forward).parameters
     notes = () if input_shape is not None else (tokens_note(shape[0]),)
     return {name: (shape, "int64") for name in names if name in taken}, notes

@@ -6,9 +6,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.graph import infer_outputs, shape_of
 from s2a_edge.spec.errors import SourceError
-
-# What marks the tokens of a text that are not padding, int [N, T].
-_TOKEN_MASK = "attention_mask"
+from s2a_edge.spec.text_inputs import MASK_INPUT
 
 
 def pool_features(model: ir.Model, value: ir.Value, pool: str | None, batch: int) -> ir.Value:
@@ -42,7 +40,7 @@ def pool_features(model: ir.Model, value: ir.Value, pool: str | None, batch: int
         return _reduce_mean(model, value, [2, 3])
     if pool == "cls":
         return _append(model, "Gather", [value, _constant(model, "pool_index", 0)], axis=1)
-    mask = next((v for v in model.graph.inputs if v.name == _TOKEN_MASK
+    mask = next((v for v in model.graph.inputs if v.name == MASK_INPUT
                  and shape_of(v) == dims[:2]), None)
     return _reduce_mean(model, value, [1]) if mask is None else _masked_mean(model, value, mask)
 
