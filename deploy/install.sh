@@ -203,18 +203,18 @@ make_user() {
 venv_stamp() { cat -- "$wheels/SHA256SUMS" ${runtime:+"$runtime"} | sha256sum | cut -d' ' -f1; }
 
 make_venv() {
-  local pip=("$target/venv/bin/python" -m pip --disable-pip-version-check --quiet install
+  local pip=("$target/venv/bin/python" -I -m pip --disable-pip-version-check --quiet install
     --no-index --find-links "$wheels" --upgrade)
   rm -f -- "$target/venv/.s2a-edge"
   [ -x "$target/venv/bin/python" ] || "$python" -m venv --clear "$target/venv"
   if [ -n "$runtime" ]; then # exactly one build may be installed
-    "$target/venv/bin/python" -m pip --quiet uninstall --yes onnxruntime >/dev/null 2>&1 || true
+    "$target/venv/bin/python" -I -m pip --quiet uninstall --yes onnxruntime >/dev/null 2>&1 || true
     "${pip[@]}" "$runtime" "${packages[@]}" "${serial_packages[@]}"
     "${pip[@]}" --no-deps --force-reinstall "$wheel"
   else
     "${pip[@]}" "${serial_packages[@]}" "$wheel"
   fi
-  "$target/venv/bin/python" -c 'import onnxruntime, s2a_edge'
+  "$target/venv/bin/python" -I -c 'import onnxruntime, s2a_edge'
   venv_stamp >"$target/venv/.s2a-edge"
 }
 
