@@ -218,7 +218,10 @@ make_venv() {
   venv_stamp >"$target/venv/.s2a-edge"
 }
 
-rendered() { sed -e "s|/opt/s2a-edge|$prefix|g" -e "s|^\(User\|Group\)=s2a-edge$|\1=$user|" -- "$1"; }
+rendered() {
+  sed -e "s|/opt/s2a-edge|$prefix|g" -e "s|^User=s2a-edge\$|User=$user|" \
+    -e "s|^Group=s2a-edge\$|Group=$user|" -- "$1"
+}
 
 put() { # put SOURCE DESTINATION MODE: renders, and replaces by a rename
   install -d -m 755 -- "$(dirname -- "$2")"

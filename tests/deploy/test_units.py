@@ -58,11 +58,11 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for program in ("venv/bin/s2a-edge", "bin/s2a-edge-collect"):
         (tmp_path / program).parent.mkdir(parents=True)
         (tmp_path / program).touch(0o755)
-    rendered = []
+    rendered: list[str] = []
     for unit in UNITS:
         path = tmp_path / unit.name
         path.write_text(unit.read_text().replace("/opt/s2a-edge", str(tmp_path)))
-        rendered.append(path)
+        rendered.append(str(path))
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *rendered]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
