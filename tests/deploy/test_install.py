@@ -84,6 +84,7 @@ def test_apply_installs_and_again_changes_nothing(tmp_path: Path, wheels: Path) 
     }
 
 
+@pytest.mark.slow
 def test_new_wheels_and_another_runtime_replace_the_old(tmp_path: Path, wheels: Path) -> None:
     root = make_system(tmp_path / "system")
     options = ("--root", root, "--python", sys.executable, "--apply")
@@ -100,6 +101,7 @@ def test_new_wheels_and_another_runtime_replace_the_old(tmp_path: Path, wheels: 
     assert run.is_dir()
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_repaired_by_the_next_run(tmp_path: Path, wheels: Path) -> None:
     root = make_system(tmp_path / "system")
     lacking = next(wheels.glob("cobs-*"))
