@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,33 @@ def test_a_sample_without_tokens_leaves_gradients_finite(tmp_path: Path) -> None
     outputs = run(made.steps[3].model, {**data, **parameters(made)})
     assert data["weight"][-1] == 0
     assert all(np.isfinite(value).all() for value in outputs.values())
+
+
+@pytest.mark.parametrize("opset", [11, 14, 17])
+def test_a_file_of_torchs_older_exporter(opset: int, tmp_path: Path) -> None:
+    """Two outputs, batch and length open, masks computed from the input."""
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = _bert(tmp_path, attn_implementation="eager")
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[Any, Any]:
+            out = self.bert(input_ids=ids, attention_mask=mask)
+            return out.last_hidden_state, out.pooler_output
+
+    model, feeds = Both().eval(), _texts(6)
+    tensors = tuple(torch.tensor(v) for v in feeds.values())
+    path = tmp_path / "text.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its age, and about tracing
+        torch.onnx.export(model, tensors, str(path), opset_version=opset, dynamo=False,
+                          input_names=list(feeds), output_names=["tokens", "pooled"],
+                          dynamic_axes={n: {0: "n", 1: "t"} for n in feeds})
+    captured = capture(str(path), features="tokens", pool="mean", input_shape=(6,))
+    with torch.no_grad():
+        tokens = model(*tensors)[0].numpy()
+    mask = feeds["attention_mask"][..., None]
+    _assert_same(captured.at_batch(3), feeds, (tokens * mask).sum(1) / mask.sum(1))
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
