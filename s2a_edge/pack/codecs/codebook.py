@@ -48,8 +48,10 @@ class Reference:
 
     Attributes:
         mean, deviation: of all pre-activations, normally distributed. GELU's are those of a
-            ViT-S/14, weighted by the gradient (-0.84 and 0.93 over 12 layers); those of SiLU and
-            Mish are broader.
+            ViT-S/14, weighted by the gradient, are -0.84 and 0.93 over 12 layers; the reference is
+            broader, which costs that model nothing (gradient error 3.33 against 3.40 %, 112 px)
+            and spares one with weights as drawn two thirds of the angle (0.0016 against 0.0053).
+            Those of SiLU and Mish are broader still.
         ends: g'(-inf) and g'(inf); None where g' is still far from them at any usual x.
         even: g'(-x) = g'(x).
     """
@@ -63,8 +65,8 @@ class Reference:
 _RECTIFIER = (0.0, 1.0)
 _BUMP = (0.0, 0.0)
 REFERENCES = {
-    "gelu": Reference(-0.85, 0.95, _RECTIFIER),
-    "gelu_tanh": Reference(-0.85, 0.95, _RECTIFIER),
+    "gelu": Reference(-0.65, 1.1, _RECTIFIER),
+    "gelu_tanh": Reference(-0.65, 1.1, _RECTIFIER),
     "silu": Reference(-0.7, 1.5, _RECTIFIER),
     "mish": Reference(-0.7, 1.5, _RECTIFIER),
     "elu": Reference(0.0, 1.5, _RECTIFIER),
