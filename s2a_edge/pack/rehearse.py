@@ -47,6 +47,7 @@ class Rehearsed:
     process_peak_bytes: int
     step_ms: tuple[float, ...]
     onnxruntime: str
+    cpu_ms: tuple[float, ...] = ()
 
 
 def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: int | None = None,
@@ -81,7 +82,8 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
                      int(answer.get("runtime_base_bytes") or 0),
                      int(answer.get("session_bytes") or 0),
                      int(answer.get("process_peak_bytes") or 0),
-                     tuple(answer.get("step_ms") or ()), str(answer.get("onnxruntime") or "?"))
+                     tuple(answer.get("step_ms") or ()), str(answer.get("onnxruntime") or "?"),
+                     tuple(answer.get("cpu_ms") or ()))
 
 
 def subprocess_environment() -> dict[str, str]:

@@ -78,6 +78,8 @@ class Measurement:
         weights_bytes: the part of ``file_bytes`` that is ``weights.bin``.
         vm_hwm_bytes: the kernel's peak of the whole process.
         step_ms: duration of each run.
+        cpu_ms: processor time of each run, over all threads; other work on the machine hardly
+            changes it, but threads that wait by spinning count in full.
     """
 
     onnxruntime: str = ""
@@ -90,6 +92,7 @@ class Measurement:
     weights_bytes: int = 0
     vm_hwm_bytes: int = 0
     step_ms: list[float] = dataclasses.field(default_factory=list)
+    cpu_ms: list[float] = dataclasses.field(default_factory=list)
 
 
 def read_request(text: str) -> Request:
@@ -162,9 +165,10 @@ def _measure(request: Request, measured: Measurement) -> None:
     for run in range(request.repeat):
         if run:
             _fill(inputs, graph.inputs, request.inputs, in_place)
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
         graph.run()
         measured.step_ms.append(1000 * (time.perf_counter() - start_s))
+        measured.cpu_ms.append(1000 * (time.process_time() - start_cpu_s))
     _measure_peak(measured, before.anon_bytes, request.graph.parent / "weights.bin")
     if request.outputs is not None:
         arrays: dict[str, Any] = {name: tensor.read() for name, tensor in outputs.items()}

@@ -43,6 +43,7 @@ def test_outputs_are_those_of_one_run_however_often_it_ran(toy: Path, tmp_path: 
         }
         status, answer = rehearse(request)
         assert (status, answer["ok"], len(answer["step_ms"])) == (0, True, repeat)
+        assert len(answer["cpu_ms"]) == repeat and min(answer["cpu_ms"]) >= 0
         with np.load(tmp_path / f"out{repeat}.npz") as outputs:
             made[repeat] = {name: outputs[name] for name in outputs.files}
     assert set(made[1]) == {"loss", "logits", *(f"acc_out.{n}" for n in TRAINABLES)}
