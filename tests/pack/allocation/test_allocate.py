@@ -37,20 +37,27 @@ class Model:
         self.sensitivity = measure(self.gauge, [self.feeds], self.codecs, BATCH)
         self.saved = differentiate(made, Precision(32, "store")).saved
         self.allocator = Allocator(self.sensitivity, self.saved, self.gauge.leaves, BATCH)
+        # One batch of one is an outlier now and then; what is predicted is the mean of many.
+        self.batches = [noise(seed).feeds(probe.model, initial) for seed in range(8)]
         self.exact = self.gradients(Precision(32, "store"))
 
-    def gradients(self, policy: Precision | Allocation) -> Arrays:
-        outputs = run(differentiate(adapted(MODEL, BATCH), policy).model, self.feeds)
-        return {n: v for n, v in outputs.items() if n.startswith("acc_out.")}
+    def gradients(self, policy: Precision | Allocation) -> list[Arrays]:
+        compiled = differentiate(adapted(MODEL, BATCH), policy).model
+        return [{n: v for n, v in run(compiled, feeds).items() if n.startswith("acc_out.")}
+                for feeds in self.batches]
 
     def error(self, policy: Precision | Allocation) -> float:
         """Relative error of all gradients together, by compiling and running the step."""
-        made = self.gradients(policy)
-        wrong = sum(float(np.square(made[n] - g).sum()) for n, g in self.exact.items())
-        return float(np.sqrt(wrong / sum(float(np.square(g).sum()) for g in self.exact.values())))
+        return float(np.sqrt(np.mean([_relative(made, exact) for made, exact in
+                                      zip(self.gradients(policy), self.exact, strict=True)])))
 
     def stored_bytes(self, policy: Precision | Allocation) -> int:
         return sum(s.stored_bytes for s in differentiate(adapted(MODEL, BATCH), policy).saved)
+
+
+def _relative(made: Arrays, exact: Arrays) -> float:
+    wrong = sum(float(np.square(made[n] - g).sum()) for n, g in exact.items())
+    return wrong / sum(float(np.square(g).sum()) for g in exact.values())
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 def test_errors_of_single_values_add_up(model: Model, share: float) -> None:
     found = model.allocator.within(int(share * model.stored_bytes(Precision(4, "store"))))
     assert found is not None
-    # Seen: 0.86 to 1.13 of the prediction; 3 bits are interpolated, and 26 values are not many.
+    # 3 bits are interpolated, and 26 values are not many.
     assert model.error(found) == pytest.approx(found.squared_error ** 0.5, rel=0.35)
 
 
