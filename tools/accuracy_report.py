@@ -9,7 +9,7 @@ from typing import Any
 
 from tools.accuracy_task import Outcome
 
-PEERS = ("ours-32", "torch")
+PEERS = ("ours-32", "ours-4", "torch")
 TARGET_POINTS = 0.5
 _MIB = 2**20
 
@@ -94,22 +94,23 @@ def _std(values: Sequence[float]) -> float | None:
 
 
 def verdicts(found: Sequence[Row]) -> list[str]:
-    """Whether the mean with 4-bit saves lies within the target of each peer's."""
+    """Whether means with coded saves lie within the target of each peer's."""
     lines = []
     for row in found:
-        if row.configuration == "ours-4":
+        if row.configuration in ("ours-4", "ours-auto"):
             for peer, delta in row.against.items():
                 holds = abs(delta.mean_points) <= TARGET_POINTS
-                lines.append(f"- 4-bit saves against {peer}: {delta.mean_points:+.2f} points over "
-                             f"{delta.n} seeds; within {TARGET_POINTS}: {'yes' if holds else 'NO'}")
+                lines.append(f"- {row.configuration} against {peer}: {delta.mean_points:+.2f} "
+                             f"points over {delta.n} seeds; within {TARGET_POINTS}: "
+                             f"{'yes' if holds else 'NO'}")
     return lines
 
 
 def table(report: dict[str, Any], found: Sequence[Row]) -> str:
     """Markdown: what was run and where, one row per configuration, verdicts."""
-    head = ["configuration", "top-1 % (mean ± sd)", "by seed", "Δ to 32 bits", "Δ to PyTorch",
-            "loss Δ to 32 bits", "loss Δ to PyTorch", "images/s", "process peak MiB",
-            "load average"]
+    head = ["configuration", "top-1 % (mean ± sd)", "by seed",
+            *(f"Δ to {peer}" for peer in PEERS), *(f"loss Δ to {peer}" for peer in PEERS),
+            "images/s", "process peak MiB", "load average"]
     lines = [f"{report['model']}, {report['what']}", "",
              f"{report['machine']}, revision {report['revision']}", "",
              f"`{report['command']}`", "", "| " + " | ".join(head) + " |",

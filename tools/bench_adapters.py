@@ -4,11 +4,12 @@
     python tools/bench_adapters.py --batch 4 --json out.json
 
 Each model is captured once; each choice of adapters and bits is compiled into a training step,
-which runs in processes of its own, in turn (A B C A B C ...), so that a machine whose speed drifts
-treats all alike. The cost of a step is processor time: with one thread (the default), which does
-not spin, other work on the machine hardly changes it; the report has the wall-clock time too. Saved
-bytes are sums over the step's saved values, and exact; weights are random, since neither bytes nor
-time depend on their values.
+which runs inside its planned arena in processes of its own, in turn (A B C A B C ...), so that a
+machine whose speed drifts treats all alike. The cost of a step is processor time: with one thread
+(the default), which does not spin, other work on the machine hardly changes it; the report has the
+wall-clock time too. Saved bytes are sums over the step's saved values, and exact; weights are
+random, since neither bytes nor time depend on their values. ``auto`` gets ``--auto-share`` of the
+bytes of 4 bits, or all of them where nothing smaller is possible.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import machine, run_graph
+from s2a_edge.spec.errors import BudgetError
 from s2a_edge.spec.tunable import adapter_of
 
 MODELS = ("vit_base_patch16_224", "swin_tiny_patch4_window7_224", "resnet50")
 ADAPTERS = ("bias", "lrp", "lsb", "bias,lrp,lsb")
-BITS = ("32", "8", "4")
+BITS = ("32", "8", "4", "auto")
 MIB = 2**20
 _CLASSES = 10
 
@@ -52,6 +55,8 @@ class Row:
         trainables: parameters, the head's not among them.
         share, share_with_head: of the model's parameters, 0..1.
         saved_bytes: kept between forward and backward, for each image.
+        arena_bytes: the planned arena of the step.
+        process_peak_bytes: of each process that ran the step, mapped weights left out.
         cpu_ms, step_ms: processor and wall-clock time of each timed run of the step.
     """
 
@@ -62,6 +67,8 @@ class Row:
     share: float
     share_with_head: float
     saved_bytes: float
+    arena_bytes: int = 0
+    process_peak_bytes: list[int] = dataclasses.field(default_factory=list)
     cpu_ms: list[float] = dataclasses.field(default_factory=list)
     step_ms: list[float] = dataclasses.field(default_factory=list)
 
@@ -94,6 +101,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=PackOptions.rank)
     parser.add_argument("--reduce", type=int, default=PackOptions.reduce)
     parser.add_argument("--blocks", default=PackOptions.blocks)
+    parser.add_argument("--auto-share", type=float, default=0.5,
+                        help="bytes of auto, as a share of those of 4 bits")
+    parser.add_argument("--auto-samples", type=int, default=1, help="sensitivities measured on")
     parser.add_argument("--batch", type=int, default=4, help="micro-batch")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each process")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each choice; 0: none")
@@ -106,30 +116,44 @@ def _measure(model: str, captured: Captured, options: argparse.Namespace, folder
              ) -> list[Row]:
     rows, folders = [], []
     for adapters in options.adapters:
+        uniform = 0.0
         for bits in options.bits:
             _say(f"{model}: {adapters} at {bits} bits")
-            made = _compiled(captured, adapters, bits, options)
+            made = _compiled(captured, adapters, bits, options, int(options.auto_share * uniform))
             rows.append(_row(model, adapters, bits, made, options.batch))
+            uniform = rows[-1].saved_bytes if bits == "4" else uniform
             folders.append(folder / str(len(rows)))
             if options.rounds:
+                step = made.steps[options.batch].model
+                rows[-1].arena_bytes = plan_memory(step, threads=options.threads).plan.arena_bytes
                 _emit(made, options.batch, folders[-1])
     for number in range(options.rounds):
         for row, place in zip(rows, folders, strict=True):
             _say(f"{model}, round {number + 1} of {options.rounds}: {row.adapters} {row.bits}")
-            run = run_graph(place / "step.onnx", inputs=place / "inputs.npz", arena_bytes=None,
-                            threads=options.threads, repeat=options.steps + 1)
+            run = run_graph(place / "step.onnx", inputs=place / "inputs.npz",
+                            arena_bytes=row.arena_bytes, threads=options.threads,
+                            repeat=options.steps + 1)
+            row.process_peak_bytes.append(run.process_peak_bytes)
             row.step_ms += run.step_ms[1:]
             row.cpu_ms += run.cpu_ms[1:]
     return rows
 
 
 def _compiled(captured: Captured, adapters: str, bits: str, options: argparse.Namespace,
-              ) -> Compiled:
+              auto_bytes: int) -> Compiled:
+    """The training step; ``auto_bytes`` are for the saved values of a sample, 0: as 4 bits."""
     recipe: dict[str, Any] = {"bits": int(bits) if bits.isdigit() else bits}
     recipe |= {"rank": options.rank, "reduce": options.reduce, "blocks": options.blocks}
-    return compile_backbone(captured, PackOptions(
-        classes=_CLASSES, effective_batch=options.batch, micro_batches=(options.batch,),
-        adapters=tuple(adapters.split(",")), **recipe), lambda stage, detail: None)
+    if bits == "auto" and auto_bytes:
+        recipe["saved_budget_bytes"] = auto_bytes
+    try:
+        return compile_backbone(captured, PackOptions(
+            classes=_CLASSES, effective_batch=options.batch, micro_batches=(options.batch,),
+            threads=options.threads, calibration_samples=options.auto_samples,
+            adapters=tuple(adapters.split(",")), **recipe), lambda stage, detail: None)
+    except BudgetError as error:
+        _say(f"auto: {error}; the bytes of 4 bits instead")
+        return _compiled(captured, adapters, bits, options, 0)
 
 
 def _row(model: str, adapters: str, bits: str, made: Compiled, batch: int) -> Row:
@@ -162,31 +186,27 @@ def _emit(made: Compiled, batch: int, folder: Path) -> None:
 
 
 def table(model: str, rows: Iterable[Row]) -> str:
-    """Markdown: a line for each choice of adapters, a pair of columns for each number of bits.
+    """Markdown: a line for each choice of adapters and bits.
 
-    Times are medians, and their ratio to the first choice's at the same bits.
+    Times are medians, and their ratio to the first row's; peaks are the largest seen.
     """
     rows = list(rows)
-    bits = list(dict.fromkeys(row.bits for row in rows))
-    first = {row.bits: row for row in reversed(rows)}
-    lines = [f"| {model} | tunable | with head |" + "".join(
-        f" {b} bits: MiB | CPU ms |" for b in bits), "|---|" + "---:|" * (2 + 2 * len(bits))]
-    for adapters in dict.fromkeys(row.adapters for row in rows):
-        mine = {row.bits: row for row in rows if row.adapters == adapters}
-        some = next(iter(mine.values()))
-        cells = [f" {some.share:.2%} ", f" {some.share_with_head:.2%} "]
-        for b in bits:
-            row = mine[b]
-            cells += [f" {row.saved_bytes / MIB:.2f} ", _time(row, first[b])]
-        lines.append(f"| {adapters.replace(',', ' + ')} |{'|'.join(cells)}|")
+    lines = [f"| {model} | bits | tunable | with head | saved MB / image | arena MiB | "
+             "process peak MiB | CPU ms | × |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        cells = [row.adapters.replace(",", " + "), row.bits, f"{row.share:.2%}",
+                 f"{row.share_with_head:.2%}", f"{row.saved_bytes / 1e6:.2f}",
+                 *_measured(row, rows[0])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _time(row: Row, first: Row) -> str:
+def _measured(row: Row, first: Row) -> tuple[str, ...]:
     if not row.cpu_ms:
-        return " "
+        return ("", "", "", "")
     ms = statistics.median(row.cpu_ms)
-    return f" {ms:.0f} (×{ms / statistics.median(first.cpu_ms):.2f}) "
+    return (f"{row.arena_bytes / MIB:.1f}", f"{max(row.process_peak_bytes) / MIB:.0f}",
+            f"{ms:.0f}", f"{ms / statistics.median(first.cpu_ms):.2f}")
 
 
 def _versions() -> dict[str, str]:

@@ -186,7 +186,7 @@ def usable_threads(options: PackOptions) -> int:
 def _small(captured: Captured, by_batch: Mapping[int, Adapted], options: PackOptions) -> Adapted:
     """The backbone for the few samples that sensitivities are measured on."""
     fixed = captured.fixed_batch if captured.fixed_batch != 1 else None
-    batch = fixed or min(PROBE_BATCH, max(by_batch))
+    batch = fixed or min(PROBE_BATCH, max(by_batch), options.calibration_samples)
     if batch in by_batch:
         return by_batch[batch]
     return slice_products(adapted_backbone(captured, batch, options)[1]).adapted

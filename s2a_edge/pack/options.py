@@ -56,7 +56,8 @@ class PackOptions:
         threads: threads of the rehearsal; None: all usable cores.
         calibration: class folders or an ``.npz``, as training takes them, to measure gradient
             errors on; None: noise with the spectrum of photographs.
-        calibration_samples: at most so many of it.
+        calibration_samples: at most so many of it; ``auto`` measures sensitivities on no more
+            either, noise or not.
     """
 
     labels: tuple[str, ...] = ()

@@ -104,7 +104,7 @@ def test_rows_have_mean_spread_and_peers() -> None:
     assert found["ours-4"].mean_percent == pytest.approx(80)
     assert found["ours-4"].std_percent == pytest.approx(2**0.5)
     assert found["ours-4"].against["ours-32"].mean_points == pytest.approx(-1)
-    assert set(found["ours-32"].against) == {"torch"}
+    assert set(found["ours-32"].against) == {"ours-4", "torch"}
     assert found["ours-32"].images_s == pytest.approx(30)
     assert [line.rpartition(" ")[2] for line in verdicts(list(found.values()))] == ["NO", "NO"]
 
