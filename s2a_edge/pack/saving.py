@@ -17,6 +17,9 @@ from s2a_edge.pack.codecs import Codec
 from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
 from s2a_edge.pack.precision import Policy, Precision
 
+RECOMPUTED = "recompute"
+"""Stands where the name of a codec would, for a value that is computed again."""
+
 # Nodes between two uses within which the decoded value is kept: about one attention block.
 _NEAR_NODES = 64
 _EXACT = Precision(32, "store")
@@ -114,7 +117,7 @@ class SavedValues:
 
     def _recomputed(self, key: str, value: ir.Value, kind: str, again: Callable[[], ir.Value],
                     ) -> _Record:
-        info = SavedValue(key, value.name or "", self._g.module, kind, "recompute", 0.0,
+        info = SavedValue(key, value.name or "", self._g.module, kind, RECOMPUTED, 0.0,
                           shape_of(value), 0)
         return _Record(info, value, again)
 

@@ -15,7 +15,7 @@ from s2a_edge.pack.compile import compile_backbone
 from s2a_edge.pack.fit_budget import with_arena
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
-from s2a_edge.pack.saving import SavedValue
+from s2a_edge.pack.saving import RECOMPUTED, SavedValue
 from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, UsageError
@@ -137,6 +137,22 @@ def test_too_few_saved_bytes_are_refused() -> None:
     with pytest.raises(BudgetError, match="saved values per sample") as error:
         _saved(saved_budget_bytes=100)
     assert error.value.missing_bytes > 0
+
+
+@pytest.mark.parametrize("model", ["tiny_vit", "tiny_resnet"])
+def test_bytes_and_errors_of_side_branches_are_those_of_the_step(model: str) -> None:
+    options = dataclasses.replace(OPTIONS, adapters=("bias", "lrp", "lsb"), reduce=4)
+    made = compile_backbone(captured(model), options, lambda stage, detail: None)
+    assert made.allocated is not None
+    allocation = made.allocated.allocation
+    assert _bytes(made.steps[4].saved) == allocation.stored_bytes
+    # What a branch computes again from its averaged channels is no choice of its own: it has no
+    # bits, and coarser channels show an error.
+    again = [s for s in made.steps[4].saved if s.codec == RECOMPUTED and s.kind == "activation"]
+    assert again and not {s.key for s in again} & allocation.bits.keys()
+    modules = {s.module for s in again}
+    channels = {s.key for s in made.steps[4].saved if s.module in modules} & allocation.bits.keys()
+    assert channels and all(allocation.why[key].sensitivity[2] > 0 for key in channels)
 
 
 def test_a_backbone_without_a_choice_is_kept_exactly() -> None:

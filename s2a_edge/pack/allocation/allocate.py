@@ -3,7 +3,8 @@
 The sum of the squared gradient errors is minimised (``sensitivity``), as a multiple-choice
 knapsack (``knapsack``). A group is one saved value, with those that are tied to it; of an attention
 block, whose probabilities P may be recomputed from q and k, the three together: whether errors of q
-and k also go through P depends on what is chosen for P.
+and k also go through P depends on what is chosen for P. What is recomputed in any case, such as the
+hidden values of a side branch, takes no bytes, and the errors of what it comes from go through it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from s2a_edge.pack.allocation.options import RECOMPUTE, Codecs, bits_of, ties_of
 from s2a_edge.pack.allocation.sensitivity import Sensitivity
 from s2a_edge.pack.codecs import Codec
 from s2a_edge.pack.precision import Attention, Precision
-from s2a_edge.pack.saving import SavedValue
+from s2a_edge.pack.saving import RECOMPUTED, SavedValue
 from s2a_edge.spec.units import format_bytes
 
 # What has nothing to choose (masks, indices, statistics) is kept as at any fixed setting.
@@ -98,10 +99,13 @@ class Allocator:
         self._attention = attention
         self._saved = {s.key: s for s in saved}
         self._ties = {tie[0]: tie for tie in ties_of(saved)}
-        free = {key for key, _ in sensitivity.alone}
+        again = {s.key for s in saved if s.codec == RECOMPUTED}
+        self._followed = {key for p in again for key in leaves.get(p, ())}
+        leaves = {p: ls for p, ls in leaves.items() if p not in again}
+        free = {key for key, _ in sensitivity.alone} - again
         tied = {key for first in free for key in self._ties[first]}
         self._fixed_bytes = sum(_REST.codec(s.kind, s.shape).stored_bytes(s.shape)
-                                for s in saved if s.key not in tied)
+                                for s in saved if s.key not in tied and s.key not in again)
         shared = _in_several(leaves.values())
         self._blocks = {p: ls for p, ls in leaves.items() if p in free and ls
                         and not shared.intersection(ls) and free.issuperset(ls)}
@@ -164,6 +168,7 @@ class Allocator:
         return total
 
     def _cost(self, key: str, bits: int, *, followed: bool = False) -> float:
+        followed = followed or key in self._followed
         table = self._sensitivity.followed if followed else self._sensitivity.alone
         return 0.0 if bits == 32 else self._sensitivity.relative(table[key, bits])
 
