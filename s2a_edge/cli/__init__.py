@@ -20,6 +20,7 @@ from s2a_edge.cli.export import export
 from s2a_edge.cli.failures import FailureGroup
 from s2a_edge.cli.flash import flash
 from s2a_edge.cli.inspect import inspect
+from s2a_edge.cli.kernels import kernels
 from s2a_edge.cli.keys import keygen, sign
 from s2a_edge.cli.links import links, pull
 from s2a_edge.cli.pack import pack
@@ -63,6 +64,7 @@ app.command("sign")(sign)
 app.command("check")(check)
 app.command("inspect")(inspect)
 app.command("train")(train)
+app.command("kernels")(kernels)
 app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("flash")(flash)

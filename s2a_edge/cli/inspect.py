@@ -174,6 +174,11 @@ def _graphs_table(manifest: Manifest) -> Table:
     listed: list[tuple[str, str, MemoryPlan, Evidence]] = [
         (g.file, str(g.batch), g.plan, g.evidence) for g in (*graphs.train, graphs.eval)
     ]
+    listed += [
+        (g.native.file, str(g.batch), g.native.plan, g.native.evidence)
+        for g in graphs.train
+        if g.native is not None
+    ]
     update = graphs.optimizer
     for file, batch, plan, evidence in (*listed, (update.file, "", update.plan, update.evidence)):
         sizes = (plan.lower_bound_bytes, plan.liveness_peak_bytes, plan.arena_bytes)

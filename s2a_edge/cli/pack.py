@@ -276,6 +276,14 @@ def _report_table(report: PackReport) -> Table:
             f"planned peak {format_bytes(planned)}, measured {format_bytes(measured)}, "
             f"step {seen.step_ms:.0f} ms (n = {seen.n})",
         )
+        if graph.native is not None:
+            faster = graph.native.evidence
+            measured = faster.arena_measured_bytes
+            made.add_row(
+                graph.native.file,
+                f"with kernels in C: measured {format_bytes(measured)}, "
+                f"step {faster.step_ms:.0f} ms (n = {faster.n})",
+            )
         if seen.gradient_error is not None:
             error = seen.gradient_error
             made.add_row(

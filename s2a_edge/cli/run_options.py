@@ -13,6 +13,14 @@ ProviderName = Literal["cpu", "cuda"]
 CheckpointName = Literal["best", "last"]
 
 Provider = Annotated[ProviderName, typer.Option("--provider", help="What executes the step.")]
+Kernels = Annotated[
+    Literal["auto", "native", "portable"],
+    typer.Option(
+        "--kernels",
+        help="Kernels in C, compiled for this machine, or nodes that every runtime has; "
+        "auto: native where there is a compiler.",
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of one operator; default: all usable cores.")
 ]

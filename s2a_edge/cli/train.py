@@ -12,7 +12,7 @@ from s2a_edge.cli.budget_option import Budget, Device, ThisDevice, resolve_budge
 from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.progress import ProgressView
-from s2a_edge.cli.run_options import DATA_HELP, Provider, Threads
+from s2a_edge.cli.run_options import DATA_HELP, Kernels, Provider, Threads
 from s2a_edge.cli.trust_option import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def train(
     ] = None,
     threads: Threads = None,
     provider: Provider = "cpu",
+    kernels: Kernels = "auto",
     start_from: Annotated[
         Path | None,
         typer.Option(help="Begin with the tuned values of this run; equal trainables are needed."),
@@ -92,6 +93,7 @@ def train(
             threads=threads,
             provider=provider,
             seed=seed,
+            kernels=kernels,
         )
         if start_from is not None:
             trainer.start_from(start_from)

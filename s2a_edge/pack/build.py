@@ -18,9 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save
 
+from s2a_edge.native import find_library
 from s2a_edge.pack import describe
 from s2a_edge.pack.capture import Captured, open_source
-from s2a_edge.pack.compile import Compiled, compile_backbone, usable_threads
+from s2a_edge.pack.compile import Compiled, compile_backbone, native_step, usable_threads
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.fit_budget import with_arena
 from s2a_edge.pack.interface import task
@@ -34,6 +35,7 @@ from s2a_edge.spec.manifest import (
     BatchGraph,
     Graphs,
     Manifest,
+    NativeGraph,
     OptimizerGraph,
     WeightEntry,
 )
@@ -190,6 +192,7 @@ class _Files:
         self.weights: dict[str, WeightEntry] = {e.name: e for e in entries}
         self.initial = {t.name: t.initial for t in compiled.trainables}
         self.samples = compiled.samples
+        self.scratch: set[Path] = set()
         # Not save_file: its own error type would hide what the disk says.
         (folder / _PARAMETERS_NAME).write_bytes(save(self.initial))
 
@@ -199,6 +202,8 @@ class _Files:
         train = tuple(self._train(batch) for batch in sorted(compiled.steps))
         plan, evidence = self._planned(compiled.evaluation, "eval.onnx")
         evaluation = BatchGraph("eval.onnx", compiled.eval_batch, plan, evidence)
+        for path in self.scratch:
+            path.unlink(missing_ok=True)
         used = emit_model(compiled.inference, self.weights, self.folder / "infer.onnx",
                           skeleton=True)
         plan, evidence = self._planned(compiled.optimizer, "optimizer.onnx")
@@ -214,10 +219,19 @@ class _Files:
         name = f"train_b{batch}.onnx"
         reference = self.compiled.references.get(batch)
         plan, evidence = self._planned(step.model, name, reference)
-        return BatchGraph(name, batch, plan, evidence)
+        return BatchGraph(name, batch, plan, evidence, self._native(batch, reference))
+
+    def _native(self, batch: int, reference: object) -> NativeGraph | None:
+        """The same step with kernels in C, rehearsed like the other; needs them on this host."""
+        kernels = find_library() if self.options.native else None
+        step = native_step(self.compiled, batch, self.options) if kernels is not None else None
+        if step is None:
+            return None
+        name = f"train_b{batch}.native.onnx"
+        return NativeGraph(name, *self._planned(step.model, name, reference, kernels))
 
     def _planned(self, model: ir.Model, name: str, reference: object = None,
-                 ) -> tuple[MemoryPlan, Evidence]:
+                 kernels: Path | None = None) -> tuple[MemoryPlan, Evidence]:
         self.on_stage("plan", name)
         plan = plan_memory(model, threads=self.threads).plan
         emit_model(model, self.weights, self.folder / name)
@@ -225,37 +239,47 @@ class _Files:
         inputs, outputs = self.folder / "rehearsal.npz", self.folder / "outputs.npz"
         self._write_inputs(inputs, model, 0)
         evidence = rehearse(self.folder / name, plan, inputs, repeat=_REPEAT, outputs=outputs,
-                            threads=self.threads)
+                            threads=self.threads, kernels=kernels)
         step = self.compiled.references
         if reference is not None:
             error = self._gradient_error(next(iter(step.values())).model, self.folder / name,
-                                         outputs, batch=next(iter(step)))
+                                         outputs, batch=next(iter(step)), kernels=kernels)
             evidence = describe.with_gradient_error(evidence, error)
         inputs.unlink()
         outputs.unlink()
         return plan, evidence
 
     def _gradient_error(self, reference: ir.Model, graph: Path, first: Path, *, batch: int,
-                        ) -> GradientError:
-        """Over all batches of the samples; ``first`` holds the outputs of the rehearsed one."""
+                        kernels: Path | None) -> GradientError:
+        """Over all batches of the samples; ``first`` holds the outputs of the rehearsed one.
+
+        What the uncompressed step gives is kept for the other form of the step.
+        """
         exact = self.folder / "reference.onnx"
-        emit_model(reference, self.weights, exact)
+        self.scratch.add(exact)
         pairs: list[tuple[Path, Path]] = []
         for number in range(self.samples.batches(batch)):
-            inputs = self.folder / f"batch{number}.npz"
-            self._write_inputs(inputs, reference, number)
-            compressed = self._outputs(graph, inputs, number) if number else first
-            pairs.append((compressed, self._outputs(exact, inputs, number)))
-            inputs.unlink()
+            inputs, true = (self.folder / f"{kind}{number}.npz" for kind in ("batch", "exact"))
+            self.scratch |= {inputs, true}
+            if not inputs.exists():
+                self._write_inputs(inputs, reference, number)
+            if not true.exists():
+                if not exact.exists():
+                    emit_model(reference, self.weights, exact)
+                self._run(exact, inputs, true)
+            compressed = first
+            if number:
+                compressed = self.folder / f"{graph.stem}.outputs{number}.npz"
+                self._run(graph, inputs, compressed, kernels)
+            pairs.append((compressed, true))
         error = gradient_error(pairs)
-        for path in {exact, *(path for pair in pairs for path in pair)} - {first}:
-            path.unlink()
+        for compressed in {compressed for compressed, _ in pairs} - {first}:
+            compressed.unlink()
         return error
 
-    def _outputs(self, graph: Path, inputs: Path, number: int) -> Path:
-        out = self.folder / f"{graph.stem}.outputs{number}.npz"
-        run_graph(graph, inputs=inputs, arena_bytes=None, outputs=out, threads=self.threads)
-        return out
+    def _run(self, graph: Path, inputs: Path, outputs: Path, kernels: Path | None = None) -> None:
+        run_graph(graph, inputs=inputs, arena_bytes=None, outputs=outputs, threads=self.threads,
+                  kernels=kernels)
 
     def _write_inputs(self, path: Path, model: ir.Model, number: int) -> None:
         feeds = self.samples.feeds(model, self.initial, number)

@@ -27,6 +27,7 @@ from s2a_edge.pack.differentiate import (
 from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
+from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
@@ -145,10 +146,11 @@ def compile_backbone(captured: Captured, options: PackOptions,
                     inference, optimizer, samples, allocated, micro)
 
 
-def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
-                   ) -> dict[int, StepGraph]:
+def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss, *,
+                   native: bool = False) -> dict[int, StepGraph]:
     """The training step of each micro-batch, ready to be planned and emitted."""
-    steps = {batch: differentiate(adapted, policy, loss) for batch, adapted in by_batch.items()}
+    steps = {batch: differentiate(adapted, policy, loss, native=native)
+             for batch, adapted in by_batch.items()}
     for step in steps.values():
         lower(step.model)
         schedule(step.model)
@@ -176,6 +178,16 @@ def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:
 def fixed_policy(options: PackOptions) -> Precision:
     """The policy of ``--bits N``; 4 bits where bits are chosen."""
     return Precision(4 if options.bits == "auto" else options.bits, options.attention)
+
+
+def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGraph | None:
+    """One training step with kernels in C; None where it has no node that could use one."""
+    chosen = compiled.allocated
+    policy = fixed_policy(options) if chosen is None else chosen.allocation
+    made = training_steps({batch: compiled.by_batch[batch]}, policy, options.loss, native=True)
+    step = made[batch]
+    uses = any(node.domain == NATIVE_DOMAIN for node in step.model.graph)
+    return step if uses else None
 
 
 def usable_threads(options: PackOptions) -> int:

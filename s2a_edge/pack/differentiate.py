@@ -134,8 +134,10 @@ def require_gradients(adapted: Adapted) -> None:
 
 
 def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy",
-                  tap: Tap | None = None) -> StepGraph:
+                  tap: Tap | None = None, *, native: bool = False) -> StepGraph:
     """Builds the training step of ``adapted``, with saved values kept as ``policy`` says.
+
+    With ``native``, of nodes of ``native_ops`` too.
 
     Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``param.*``; ``acc.*``.
     Outputs: ``loss`` []; ``logits`` [N, C], unless the graph is its own loss; ``acc_out.*`` =
@@ -150,7 +152,8 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
     nodes = [node for node in adapted.nodes if node in leading]
     work = _Differentiator(nodes, adapted.data_inputs, [t.value for t in trainables],
                            [adapted.logits], adapted.names, policy, tap,
-                           _behind(nodes, trainables) if loss == "output" else frozenset())
+                           _behind(nodes, trainables) if loss == "output" else frozenset(),
+                           native=native)
     g = work.g
     work.forward()
     logits = work.env.enter(adapted.logits)
@@ -313,10 +316,10 @@ class _Differentiator:
     def __init__(self, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
                  wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Iterable[str],
                  policy: Policy, tap: Tap | None = None,
-                 exact: frozenset[ir.Node] = frozenset()) -> None:
+                 exact: frozenset[ir.Node] = frozenset(), *, native: bool = False) -> None:
         self.nodes = nodes
         self.exact = exact
-        self.g = GraphBuilder(taken=names)
+        self.g = GraphBuilder(taken=names, native=native)
         self.env = _Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
         self.saved = SavedValues(self.g, policy, tap)
         self.wrt = wrt

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import CONSTANT_KEY, MICROSOFT, OPSET, PART_KEY, shape_of
+from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import WeightEntry
@@ -152,7 +153,7 @@ def check_emitted(model: ir.Model) -> None:
         outputs = [v.name for v in node.outputs if v.name]
         if node.name in nodes or not values.isdisjoint(outputs):
             problem = "a name of its own"
-        elif node.op_type in ("Shape", "Size") or node.domain not in ("", MICROSOFT):
+        elif node.op_type in ("Shape", "Size") or node.domain not in ("", MICROSOFT, NATIVE_DOMAIN):
             problem = f"operators of opset {OPSET} that run in file order"
         elif any(v is not None and v not in made for v in node.inputs):
             problem = "operands that are made before it"

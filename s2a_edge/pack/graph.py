@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import TensorProto, TypeProto, checker, defs, helper, shape_inference
 
+from s2a_edge.pack.native_ops import NATIVE_DOMAIN, infer_native
 from s2a_edge.spec.errors import InternalError
 
 OPSET = 21
@@ -43,9 +44,12 @@ class GraphBuilder:
     Args:
         prefix: put before the names of new values and nodes, to keep them unique.
         taken: names that are in use already.
+        native: nodes of ``native_ops`` may be used.
     """
 
-    def __init__(self, prefix: str = "", taken: Iterable[str] = ()) -> None:
+    def __init__(self, prefix: str = "", taken: Iterable[str] = (), *,
+                 native: bool = False) -> None:
+        self.native = native
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -190,6 +194,9 @@ def infer_outputs(node: ir.Node) -> None:
     Raises:
         InternalError: if the operator is unknown, its inputs do not fit it, or a shape stays open.
     """
+    if node.domain == NATIVE_DOMAIN:
+        infer_native(node)
+        return
     own = _WITHOUT_SCHEMA.get((node.domain, node.op_type))
     if own is not None:
         own(node)
@@ -284,9 +291,10 @@ _WITHOUT_SCHEMA: dict[tuple[str, str], Callable[[ir.Node], None]] = {
 def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: GraphBuilder,
              name: str) -> ir.Model:
     """Wraps a builder's nodes as a model of opset 21, IR 10 (the pair that runs 4-bit types)."""
+    imports = {"": OPSET, MICROSOFT: 1, **({NATIVE_DOMAIN: 1} if builder.native else {})}
     graph = ir.Graph(list(inputs), list(outputs), nodes=builder.nodes,
                      initializers=list(builder.initializers.values()),
-                     opset_imports={"": OPSET, MICROSOFT: 1}, name=name)
+                     opset_imports=imports, name=name)
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="s2a-edge")
 
 

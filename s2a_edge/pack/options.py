@@ -58,6 +58,7 @@ class PackOptions:
             errors on; None: noise with the spectrum of photographs.
         calibration_samples: at most so many of it; ``auto`` measures sensitivities on no more
             either, noise or not.
+        native: also make each training step with kernels in C, where this host can compile them.
     """
 
     labels: tuple[str, ...] = ()
@@ -88,6 +89,7 @@ class PackOptions:
     threads: int | None = None
     calibration: Path | None = None
     calibration_samples: int = 16
+    native: bool = True
 
     @property
     def tuning(self) -> Tuning:

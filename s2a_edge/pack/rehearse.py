@@ -51,7 +51,8 @@ class Rehearsed:
 
 
 def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: int | None = None,
-              repeat: int = 1, outputs: Path | None = None) -> Rehearsed:
+              repeat: int = 1, outputs: Path | None = None, kernels: Path | None = None,
+              ) -> Rehearsed:
     """Runs ``graph`` in a subprocess of the board's runtime.
 
     Raises:
@@ -60,7 +61,8 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
     """
     request = {"graph": str(graph), "inputs": str(inputs), "arena_bytes": arena_bytes,
                "threads": threads, "repeat": repeat,
-               "outputs": None if outputs is None else str(outputs)}
+               "outputs": None if outputs is None else str(outputs),
+               "kernels": None if kernels is None else str(kernels)}
     done = subprocess.run([sys.executable, "-m", "s2a_edge.run.rehearsal"],
                           input=json.dumps(request), capture_output=True, text=True, check=False,
                           env=subprocess_environment())
@@ -95,19 +97,19 @@ def subprocess_environment() -> dict[str, str]:
 
 def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
              gradient_error: GradientError | None = None, outputs: Path | None = None,
-             threads: int | None = None) -> Evidence:
+             threads: int | None = None, kernels: Path | None = None) -> Evidence:
     """Runs ``graph`` inside its planned arena and measures.
 
     Raises:
         InternalError: if it does not run there: the plan is wrong and the pack has failed.
     """
     run = run_graph(graph, inputs=inputs, arena_bytes=plan.arena_bytes, repeat=repeat,
-                    outputs=outputs, threads=threads)
+                    outputs=outputs, threads=threads, kernels=kernels)
     if not run.ok:
         raise InternalError(where=f"rehearsal of {graph.name}",
                             expected=f"to run in the planned {plan.arena_bytes} bytes",
                             got=run.failure, todo="report this: the plan is wrong")
-    measured = _smallest_arena(graph, plan, inputs, threads)
+    measured = _smallest_arena(graph, plan, inputs, threads, kernels)
     return Evidence(machine=machine(), onnxruntime=run.onnxruntime,
                     arena_measured_bytes=measured, process_peak_bytes=run.process_peak_bytes,
                     runtime_base_bytes=run.runtime_base_bytes, session_bytes=run.session_bytes,
@@ -115,7 +117,8 @@ def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
                     gradient_error=gradient_error)
 
 
-def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | None) -> int:
+def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | None,
+                    kernels: Path | None) -> int:
     """The smallest arena limit under which the graph is seen to run, by bisection.
 
     A plan is nearly always exact, so the first look is just below it: one failing run there ends
@@ -125,7 +128,8 @@ def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | 
     high = plan.arena_bytes
     low, middle = int(high * (1 - _SEARCH_BELOW)), high - resolution
     while high - low > resolution and middle > 0:
-        if run_graph(graph, inputs=inputs, arena_bytes=middle, threads=threads).ok:
+        if run_graph(graph, inputs=inputs, arena_bytes=middle, threads=threads,
+                     kernels=kernels).ok:
             high = middle
         else:
             low = middle

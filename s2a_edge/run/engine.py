@@ -48,6 +48,7 @@ class Engine:
             the limit of each session's device memory.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: threads of one operator; None: the cores this process may use.
+        kernels: the library of ``s2a_edge.native``, for graphs that need it.
         weights: frozen tensors by initializer name, shared by all graphs of the engine instead of
             each mapping the weights file for itself (CPU only; CUDA copies them to the device).
 
@@ -64,8 +65,10 @@ class Engine:
         provider: Provider = "cpu",
         threads: int | None = None,
         weights: Mapping[str, Array] | None = None,
+        kernels: Path | None = None,
     ) -> None:
         require_runtime(provider)
+        self._kernels = kernels
         self.arena_limit_bytes = arena_limit_bytes
         self.provider: Provider = provider
         self.threads = usable_cores() if threads is None else threads
@@ -162,6 +165,8 @@ class Engine:
             entries["session.use_env_allocators"] = "1"
         for key, value in entries.items():
             options.add_session_config_entry(key, value)
+        if self._kernels is not None:
+            options.register_custom_ops_library(str(self._kernels))
         return options
 
     def _providers(self) -> list[Any]:

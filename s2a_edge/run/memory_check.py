@@ -17,6 +17,8 @@ from s2a_edge.run.metrics import evaluation_bytes
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
 from s2a_edge.spec.bundle import Bundle
+from s2a_edge.spec.errors import BudgetError
+from s2a_edge.spec.kernels import Kernels
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.requirement import LineKind, Requirement, RequirementLine, Setting
 from s2a_edge.spec.units import KIB, MIB
@@ -59,6 +61,27 @@ def choose(
     needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
     _require(manifest, needed, budget_bytes, setting)
     return needed
+
+
+def choose_form(bundle: Bundle, budget_bytes: int | None, micro_batch: int | None,
+                setting: Setting, kernels: Kernels, *, native: bool) -> Requirement:
+    """As :func:`choose`, and chooses the form of the step in ``bundle``.
+
+    With ``native`` kernels at hand their form is taken, unless ``kernels`` leaves the choice and
+    only the portable one fits: their plans differ by about one part in a hundred.
+
+    Raises:
+        BudgetError: it does not fit; says what is missing.
+        UsageError: the bundle has no graph of that micro-batch.
+    """
+    bundle.choose_kernels(native=native)
+    try:
+        return choose(bundle.manifest, budget_bytes, micro_batch, setting)
+    except BudgetError:
+        if not native or kernels != "auto":
+            raise
+        bundle.choose_kernels(native=False)
+        return choose(bundle.manifest, budget_bytes, micro_batch, setting)
 
 
 def arena_limit(bundle: Bundle, needed: Requirement, provider: Provider) -> int:

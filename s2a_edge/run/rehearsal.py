@@ -9,6 +9,7 @@ Request::
      "inputs": PATH.npz | {"random": SEED},
      "arena_bytes": N | null,          limit of the runtime's arena
      "threads": N | null,
+     "kernels": PATH | null,           library of kernels in C; absent: none
      "repeat": N,
      "outputs": PATH.npz | null}       where to write the outputs of the last run
 
@@ -43,7 +44,7 @@ from s2a_edge.run.mapped_files import resident_bytes
 from s2a_edge.run.process_memory import read_memory, reset_peak
 from s2a_edge.spec.errors import BudgetError, DataError, S2AError, UsageError
 
-_KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs"}
+_KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs", "kernels"}
 _NODE = re.compile(r"node '([^']*)'")
 
 
@@ -57,6 +58,7 @@ class Request:
     threads: int | None
     repeat: int
     outputs: Path | None
+    kernels: Path | None = None
 
 
 @dataclass
@@ -113,6 +115,7 @@ def read_request(text: str) -> Request:
             threads=None if value.get("threads") is None else int(value["threads"]),
             repeat=int(value.get("repeat", 1)),
             outputs=None if value.get("outputs") is None else Path(value["outputs"]),
+            kernels=None if value.get("kernels") is None else Path(value["kernels"]),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
@@ -151,7 +154,8 @@ def _measure(request: Request, measured: Measurement) -> None:
     _load_what_training_loads()
     before = read_memory()
     measured.runtime_base_bytes = before.rss_bytes
-    engine = Engine(arena_limit_bytes=request.arena_bytes, threads=request.threads)
+    engine = Engine(arena_limit_bytes=request.arena_bytes, threads=request.threads,
+                    kernels=request.kernels)
     graph = engine.load(request.graph)
     session_bytes = read_memory().anon_bytes - before.anon_bytes
     measured.session_bytes = max(0, session_bytes)

@@ -20,6 +20,7 @@ from s2a_edge.run.fit_plan import FitPlan, Position, data_scaling, loss_inputs_o
 from s2a_edge.run.guard import MemoryGuard
 from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
+from s2a_edge.run.kernel_choice import kernel_library
 from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.metrics import Evaluation, Tally
 from s2a_edge.run.report import OnProgress, RunSummary, rehearsing
@@ -38,6 +39,7 @@ from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
+from s2a_edge.spec.kernels import Kernels
 from s2a_edge.spec.requirement import Requirement
 
 Data = DataSet | Path | str
@@ -55,6 +57,11 @@ class Trainer:
         provider: ``"cpu"`` or ``"cuda"``.
         seed: of order and augmentation.
         training: False: for evaluation and export alone; the training graph is never loaded.
+        kernels: ``"native"``: the form of the step with kernels in C, ``"portable"``: the other,
+            ``"auto"``: native where this machine can compile them.
+
+    Attributes:
+        native: whether kernels in C run.
 
     Raises:
         BudgetError: training does not fit the budget; says what is missing.
@@ -73,18 +80,21 @@ class Trainer:
         provider: Provider = "cpu",
         seed: int = 0,
         training: bool = True,
+        kernels: Kernels = "auto",
     ) -> None:
         self._training = training
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        manifest = self.bundle.manifest
         self.budget_bytes = budget_bytes
         self.seed = seed
-        require_compatible(manifest.compat, provider)
+        require_compatible(self.bundle.manifest.compat, provider)
         return_freed_memory()
         self._setting = memory_check.measure_setting(provider, threads)
-        self.requirement: Requirement = memory_check.choose(
-            manifest, budget_bytes, micro_batch, self._setting
-        )
+        library = kernel_library(self.bundle, kernels, provider) if training else None
+        self.requirement: Requirement = memory_check.choose_form(
+            self.bundle, budget_bytes, micro_batch, self._setting, kernels,
+            native=library is not None)
+        manifest = self.bundle.manifest
+        self.native = library is not None and self.bundle.is_native
         self.micro_batch = self.requirement.micro_batch
         self._arena_limit_bytes = memory_check.arena_limit(self.bundle, self.requirement, provider)
         self._engine = Engine(
@@ -92,6 +102,7 @@ class Trainer:
             provider=provider,
             threads=threads,
             weights=self.bundle.weights() if provider == "cpu" else None,
+            kernels=library if self.native else None,
         )
         self._guard = MemoryGuard(
             budget_bytes,

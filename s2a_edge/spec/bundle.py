@@ -29,6 +29,7 @@ from s2a_edge.spec.bundle_files import (
 from s2a_edge.spec.bundle_graphs import check_graphs
 from s2a_edge.spec.bundle_unpack import Unpacked, unpack
 from s2a_edge.spec.errors import BundleError
+from s2a_edge.spec.kernels import has_native, with_kernels
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.storage import storage_errors
 from s2a_edge.spec.trust import TrustStore
@@ -53,6 +54,8 @@ class Bundle:
         """Use :meth:`open`, which checks what this constructor takes for granted."""
         self.path = path
         self.manifest: Manifest = listing.manifest
+        self._whole_manifest = listing.manifest
+        self.is_native = False
         self.hash = listing.hash
         self.sums, self.signature = listing.sums_content, listing.signature
         self._names = frozenset(listing.sums)
@@ -88,6 +91,20 @@ class Bundle:
                     bundle.close()
                     raise
         return bundle
+
+    def choose_kernels(self, *, native: bool) -> None:
+        """Leave one form of each training step in ``manifest``; the last choice counts.
+
+        Args:
+            native: the form with kernels in C, where there is one; else the portable one.
+        """
+        self.manifest = with_kernels(self._whole_manifest, native=native)
+        self.is_native = native and self.has_native
+
+    @property
+    def has_native(self) -> bool:
+        """Whether the training steps come in a form with kernels in C too."""
+        return has_native(self._whole_manifest)
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.

@@ -25,6 +25,7 @@ MAX_IR_VERSION = 10  # onnxruntime 1.19 reads no newer one
 _MICROSOFT_OPERATORS = frozenset({"FusedMatMul", "QuickGelu"})
 _ADAMW_SCALARS = ("beta1", "beta2", "eps", "correction1", "correction2")
 _SGD_SCALARS = ("momentum",)
+NATIVE_DOMAIN = "s2a.edge"  # kernels in C (s2a_edge/native), which check what they are given
 
 _Signature = tuple[list[ValueFacts], list[ValueFacts]]
 
@@ -32,24 +33,27 @@ _Signature = tuple[list[ValueFacts], list[ValueFacts]]
 def check_graphs(manifest: Manifest, folder: Path) -> None:
     """Raise BundleError at the first graph in ``folder`` that is unsafe or unlike ``manifest``."""
     weights_bytes = (folder / WEIGHTS_NAME).stat().st_size
+    native = {g.native.file for g in manifest.graphs.train if g.native is not None}
     for file, signature in expected_signatures(manifest).items():
         facts = lint_model(folder / file)
         is_skeleton = file == manifest.graphs.infer.file
-        check_safe(facts, file, 0 if is_skeleton else weights_bytes)
+        check_safe(facts, file, 0 if is_skeleton else weights_bytes, native=file in native)
         _check_values(file, "input", facts.inputs, signature[0])
         _check_values(file, "output", facts.outputs, signature[1])
 
 
-def check_safe(facts: ModelFacts, file: str, weights_bytes: int) -> None:
+def check_safe(facts: ModelFacts, file: str, weights_bytes: int, *, native: bool = False) -> None:
     """Raise BundleError unless a graph can be loaded without trusting it.
 
     Args:
         facts: what the graph holds.
         file: its name, for errors.
         weights_bytes: size of ``weights.bin``; 0 where no external data is allowed.
+        native: nodes of the domain ``s2a.edge`` are allowed.
     """
     for domain, op_type in sorted(facts.operators):
-        if domain != "" and not (domain == "com.microsoft" and op_type in _MICROSOFT_OPERATORS):
+        known = {"": True, "com.microsoft": op_type in _MICROSOFT_OPERATORS, NATIVE_DOMAIN: native}
+        if not known.get(domain, False):
             _refuse(file, "standard ONNX operators, FusedMatMul and QuickGelu",
                     ascii(f"{domain}.{op_type}"))
     for has, what in (
@@ -91,6 +95,8 @@ def expected_signatures(manifest: Manifest) -> dict[str, _Signature]:
         inputs += params + _per_trainable(manifest, "acc")
         outputs = _floats(training_outputs(task, graph.batch))
         signatures[graph.file] = inputs, outputs + _per_trainable(manifest, "acc_out")
+        if graph.native is not None:
+            signatures[graph.native.file] = signatures[graph.file]
     batch = graphs.eval.batch
     outputs = _floats(evaluation_outputs(task, batch))
     signatures[graphs.eval.file] = _data_inputs(manifest, batch) + params, outputs

@@ -81,13 +81,26 @@ class WeightEntry:
 
 
 @dataclass(frozen=True)
+class NativeGraph:
+    """A training step of nodes that need kernels compiled for the board (``s2a_edge/native``)."""
+
+    file: FileName
+    plan: MemoryPlan
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
 class BatchGraph:
-    """A training or evaluation graph for one static batch."""
+    """A training or evaluation graph for one static batch.
+
+    ``native``: the same training step in its faster form, if the bundle has it.
+    """
 
     file: FileName
     batch: Batch
     plan: MemoryPlan
     evidence: Evidence
+    native: NativeGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +215,7 @@ class Manifest:
         """Names of all files the bundle holds besides the manifest and ``SHA256SUMS``."""
         graphs = self.graphs
         named = [*(g.file for g in graphs.train), graphs.eval.file, graphs.infer.file]
+        named += [g.native.file for g in graphs.train if g.native is not None]
         if isinstance(self.preprocessing, TextPreprocessing):
             named.append(self.preprocessing.tokenizer)
         return (*named, graphs.optimizer.file, "adapters.safetensors", "weights.bin")
@@ -235,6 +249,7 @@ __all__ = [
     "InferGraph",
     "InputSpec",
     "Manifest",
+    "NativeGraph",
     "OptimizerGraph",
     "OutputSpec",
     "Precision",

@@ -111,6 +111,9 @@ def _check_graphs(manifest: Manifest) -> None:
         refuse("manifest.json: recipe.micro_batches", f"{batches} as in graphs.train"[:100], got)
     files = [*(g.file for g in graphs.train), graphs.eval.file]
     files += [graphs.infer.file, graphs.optimizer.file]
+    files += [g.native.file for g in graphs.train if g.native is not None]
+    if graphs.eval.native is not None:
+        refuse("manifest.json: graphs.eval.native", "null: evaluation has one form", "a graph")
     _check_unique("graphs (train, eval, infer, optimizer)", (f.lower() for f in files))
     reserved = {name.lower() for name in RESERVED_FILES}
     for file in files:

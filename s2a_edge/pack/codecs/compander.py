@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from s2a_edge.pack.codecs.activations import Doubles, sigmoid
-from s2a_edge.pack.codecs.words import round_to_codes
+from s2a_edge.pack.codecs.words import pack_rounded
 from s2a_edge.pack.graph import GraphBuilder
 
 Map = Literal["ramp", "sigmoid", "tanh", "abs", "softsign"]
@@ -37,21 +37,21 @@ class Compander:
     high: float
     low: float = 0.0
 
-    def emit(self, g: GraphBuilder, x: ir.Value, levels: int) -> ir.Value:
-        """float32 codes of the shape of ``x``."""
-        top = levels - 1
+    def emit(self, g: GraphBuilder, x: ir.Value, bits: int) -> ir.Value:
+        """The packed codes of ``x`` at 2**bits levels."""
+        top = (1 << bits) - 1
         if self.map == "ramp":
             span = self.high - self.low
             ramp = g.op("HardSigmoid", x, alpha=1 / span, beta=-self.low / span)
-            return round_to_codes(g, ramp, 1 / top, top=top)
+            return pack_rounded(g, ramp, 1 / top, 0, bits)
         if self.map == "tanh":
-            return round_to_codes(g, g.op("Tanh", x), 1 / self.high, int(self.high), top=top)
+            return pack_rounded(g, g.op("Tanh", x), 1 / self.high, int(self.high), bits)
         if self.map == "sigmoid":
             value = g.op("Sigmoid", x)
         else:
             value = g.op("Abs", x)
             value = g.op("Softsign", value) if self.map == "softsign" else value
-        return round_to_codes(g, value, self.high / top, top=top)
+        return pack_rounded(g, value, self.high / top, 0, bits)
 
     def position(self, x: Doubles, levels: int) -> Doubles:
         """The code before it is rounded and saturated."""

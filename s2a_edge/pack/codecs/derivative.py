@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.codecs.codebook import REFERENCES, Codebook, design
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
-from s2a_edge.pack.codecs.words import lookup_words, pack_words, words_bytes
+from s2a_edge.pack.codecs.words import lookup_words, words_bytes
 from s2a_edge.pack.graph import GraphBuilder
 
 WIDTHS = (1, 2, 3, 4, 8)
@@ -59,8 +59,7 @@ class DerivativeCodec:
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """Packed words."""
-        codes = self.codebook.compander.emit(g, x, 1 << self.width)
-        return (pack_words(g, codes, self.width),)
+        return (self.codebook.compander.emit(g, x, self.width),)
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """The level of each code."""

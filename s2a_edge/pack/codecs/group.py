@@ -18,8 +18,9 @@ from s2a_edge.pack.codecs.scales import (
     store_bfloat16,
     store_scale,
 )
-from s2a_edge.pack.codecs.words import lookup_words, pack_words, round_to_codes, words_bytes
+from s2a_edge.pack.codecs.words import lookup_words, pack_rounded, words_bytes
 from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.native_ops import CODES_PER_WORD, native
 from s2a_edge.spec.lowbit import SCALE_BYTES, round_to_bfloat16
 
 # Where the outermost level lies, relative to the group's farthest element: few elements of a group
@@ -55,15 +56,28 @@ class SymmetricCodec:
     def _limit(self) -> int:
         return (1 << self.width - 1) - 1
 
+    def _is_native(self, g: GraphBuilder, grouping: Grouping) -> bool:
+        return g.native and self.width == 4 and grouping.inner % CODES_PER_WORD == 0
+
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """(words, scales bfloat16 [outer, 1, inner])."""
-        groups = Grouping.of(shape_of(x)).view(g, x)
+        grouping = Grouping.of(shape_of(x))
+        groups = grouping.view(g, x)
+        if self._is_native(g, grouping):
+            size, inner = grouping.size, grouping.inner
+            largest = native(g, "AbsoluteMaxima", groups, shape=(grouping.outer, 1, inner),
+                             size=size, inner=inner)
+            stored, scale = store_scale(g, largest, 1 / self._limit)
+            words = native(g, "PackColumns", groups, g.op("Reciprocal", scale),
+                           shape=(grouping.elements // CODES_PER_WORD,), size=size, inner=inner,
+                           offset=self._limit + 1)
+            return words, stored
         stored, scale = store_scale(g, magnitude(g, groups), 1 / self._limit)
         units = g.op("Mul", groups, g.op("Reciprocal", scale))
         if self.width == 8:
             zero = g.constant(np.zeros((), np.int8))
             return g.op("QuantizeLinear", units, g.constant(1.0), zero), stored
-        return pack_words(g, round_to_codes(g, units, 1.0, self._limit + 1), self.width), stored
+        return pack_rounded(g, units, 1.0, self._limit + 1, self.width), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times scale."""
@@ -72,6 +86,11 @@ class SymmetricCodec:
             units = g.op("DequantizeLinear", stored[0], g.constant(1.0))
         else:
             levels = np.arange(1 << self.width, dtype=np.float32) - np.float32(self._limit + 1)
+            if self._is_native(g, grouping):
+                groups = native(g, "UnpackColumns", *stored, shape=grouping.shape,
+                                size=grouping.size, inner=grouping.inner,
+                                levels=[float(x) for x in levels])
+                return grouping.restore(g, groups, shape)
             units = lookup_words(g, stored[0], levels, grouping.shape)
         return grouping.restore(g, g.op("Mul", units, load_bfloat16(g, stored[1])), shape)
 
@@ -141,8 +160,7 @@ class AsymmetricCodec:
         per_unit = g.op("Reciprocal", step)
         zero = g.op("Sub", g.op("Mul", centre, per_unit), g.constant(self._half))
         units = g.op("Sub", g.op("Mul", groups, per_unit), zero)
-        codes = round_to_codes(g, units, 1.0)
-        return pack_words(g, codes, self.width), stored_step, stored_centre
+        return pack_rounded(g, units, 1.0, 0, self.width), stored_step, stored_centre
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times step, plus centre."""

@@ -16,6 +16,7 @@ from s2a_edge.pack.codecs.scales import (
     store_scale,
 )
 from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.native_ops import NATIVE_DOMAIN, native
 from s2a_edge.spec.lowbit import SCALE_BYTES
 
 _LIMIT = 127
@@ -33,13 +34,21 @@ class RowCodec:
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """(int8 [R, n], scales bfloat16 [R])."""
-        rows = g.op("Reshape", x, g.constant([-1, row_size(shape_of(x))]))
+        inner = row_size(shape_of(x))
+        if g.native:
+            codes, scales = g.multi(
+                "QuantizeRows", [x], 2, domain=NATIVE_DOMAIN,
+                shape=[count_of(shape_of(x)) // inner, inner], inner=inner)
+            return codes, scales
+        rows = g.op("Reshape", x, g.constant([-1, inner]))
         # One axis: the runtime takes an element at a time where the last has length 1.
         stored, scale = store_scale(g, magnitude(g, rows, keepdims=False), 1 / _LIMIT)
         return g.op("QuantizeLinear", rows, *_along_rows(g, scale), axis=0), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Level times scale."""
+        if g.native:
+            return native(g, "DequantizeRows", *stored, shape=shape, inner=row_size(shape))
         scale = load_bfloat16(g, stored[1])
         rows = g.op("DequantizeLinear", stored[0], *_along_rows(g, scale), axis=0)
         return g.op("Reshape", rows, g.constant(np.array(shape, np.int64)))

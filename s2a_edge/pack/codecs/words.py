@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+from s2a_edge.pack.native_ops import CODES_PER_WORD, native
 
 # Rows of a table longer than these would outgrow a small core's cache (2 bits: 2 MiB).
 _LONG_WORD_BITS = (4, 8)
@@ -73,6 +74,18 @@ def round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int = 0,
                 g.constant(np.array(255 - top, np.uint8)))
 
 
+def pack_rounded(g: GraphBuilder, x: ir.Value, step: float, offset: int, bits: int) -> ir.Value:
+    """``round(x / step) + offset``, at most 2**bits - 1, packed as :func:`pack_words` does.
+
+    The caller sees to it that x is not below ``-offset * step``.
+    """
+    count = count_of(shape_of(x))
+    if g.native and bits == 4 and count % CODES_PER_WORD == 0:
+        return native(g, "PackWords", x, shape=(count // CODES_PER_WORD,), step=float(step),
+                      offset=offset)
+    return pack_words(g, round_to_codes(g, x, step, offset, (1 << bits) - 1), bits)
+
+
 def pack_words(g: GraphBuilder, codes: ir.Value, bits: int) -> ir.Value:
     """Packs float32 integers in [0, 2**bits), any shape, into uint8 or uint16 [words]."""
     count = count_of(shape_of(codes))
@@ -89,6 +102,8 @@ def lookup_words(g: GraphBuilder, words: ir.Value, levels: Array, shape: Shape) 
     """The level of every code in ``words``, float32 of ``shape``; ``levels`` is [2**bits]."""
     bits = (levels.size - 1).bit_length()
     width = dtype_of(words).bitwidth
+    if g.native and bits == 4 and width == 16 and count_of(shape) % CODES_PER_WORD == 0:
+        return native(g, "UnpackWords", words, shape=shape, levels=[float(x) for x in levels])
     table = levels[word_codes(width, bits)].astype(np.float32)
     index = g.op("Cast", words, to=int(ir.DataType.INT32))
     return unflatten(g, g.op("Gather", g.constant(table), index), shape)
@@ -102,5 +117,5 @@ def word_codes(width: int, bits: int) -> NDArray[np.uint16]:
     return ((words >> shifts) & np.uint32((1 << bits) - 1)).astype(np.uint16)
 
 
-__all__ = ["flatten", "lookup_words", "pack_words", "round_to_codes", "unflatten", "word_bits",
-           "word_codes", "words_bytes"]
+__all__ = ["flatten", "lookup_words", "pack_rounded", "pack_words", "round_to_codes", "unflatten",
+           "word_bits", "word_codes", "words_bytes"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.native_ops import native
 from s2a_edge.pack.rule import (
     Backward,
     Forward,
@@ -51,13 +54,23 @@ def _layer_norm_backward(b: Backward) -> Gradients:
     if b.needs[1]:
         grads[1] = sum_to(g, g.op("Mul", dy, b.saved("x_hat")), b.shape(1))
     if b.needs[0]:
-        u = g.op("Mul", dy, b.weight(1))
         x_hat = b.saved("x_hat")
+        width = b.shape(0)[axis:]
+        if g.native and b.shape(1) == width and _is_float32(dy):
+            grads[0] = native(g, "LayerNormGradient", dy, b.weight(1), x_hat,
+                              b.saved("inverse_deviation"), shape=b.shape(0),
+                              inner=math.prod(width))
+            return grads
+        u = g.op("Mul", dy, b.weight(1))
         along = g.op("ReduceMean", g.op("Mul", u, x_hat), axes, keepdims=1)
         centred = g.op("Sub", u, g.op("ReduceMean", u, axes, keepdims=1))
         rest = g.op("Sub", centred, g.op("Mul", x_hat, along))
         grads[0] = g.op("Mul", rest, b.saved("inverse_deviation"))
     return grads
+
+
+def _is_float32(value: ir.Value) -> bool:
+    return dtype_of(value) == ir.DataType.FLOAT
 
 
 def _rows_last(node: ir.Node) -> list[int] | None:
@@ -90,6 +103,8 @@ def _softmax_backward(b: Backward) -> Gradients:
     # dx = p (dy - Σ dy p)
     g, p = b.g, _probabilities(b)
     axis = int_attribute(b.node, "axis", -1)
+    if g.native and _rows_last(b.node) is None and _is_float32(p):
+        return [native(g, "SoftmaxGradient", p, b.dy, shape=shape_of(p), inner=shape_of(p)[-1])]
     total = g.op("ReduceSum", g.op("Mul", b.dy, p), g.constant([axis]), keepdims=1)
     return [g.op("Mul", g.op("Sub", b.dy, total), p)]
 

@@ -1,0 +1,38 @@
+/* The numeric part: plain loops over contiguous arrays, one call for a run of rows or groups.
+ *
+ * Semantics are those of the ONNX nodes that each replaces (s2a_edge/pack/native); tests compare
+ * the two. Compiled for the machine that runs it, so that the compiler's own vectors are the widest.
+ */
+#ifndef S2A_KERNELS_H
+#define S2A_KERNELS_H
+
+#include <stdint.h>
+
+/* largest |x| of each column of [size, inner] */
+void absolute_maxima(const float* x, int64_t size, int64_t inner, float* out);
+
+/* four 4-bit codes a word, clamp(round(x / step) + offset, 0, 15); n is divisible by 4 */
+void pack_words(const float* x, int64_t n, float step, int offset, uint16_t* out);
+/* the same of x * unit[column], for [size, inner], inner divisible by 4 */
+void pack_columns(const float* x, const float* unit, int64_t size, int64_t inner, int offset,
+                  uint16_t* out);
+void unpack_words(const uint16_t* words, int64_t n, const float levels[16], float* out);
+/* the level times factor[i], elementwise */
+void unpack_times(const uint16_t* words, int64_t n, const float levels[16], const float* factor,
+                  float* out);
+/* the level times scale[column] */
+void unpack_columns(const uint16_t* words, const uint16_t* scale, int64_t size, int64_t inner,
+                    const float levels[16], float* out);
+
+/* int8 codes of each row of [rows, n], and their scale in bfloat16 */
+void quantize_rows(const float* x, int64_t rows, int64_t n, int8_t* codes, uint16_t* scales);
+void dequantize_rows(const int8_t* codes, const uint16_t* scales, int64_t rows, int64_t n,
+                     float* out);
+
+/* p (dp - sum(p dp)) of each row */
+void softmax_gradient(const float* p, const float* dp, int64_t rows, int64_t n, float* out);
+/* (u - mean(u) - x mean(u x)) inverse[row], u = dy gamma, of each row */
+void layer_norm_gradient(const float* dy, const float* gamma, const float* x, const float* inverse,
+                         int64_t rows, int64_t n, float* out);
+
+#endif
