@@ -90,8 +90,9 @@ def resolve_budget(
 
 def _of_this_device(provider: Provider | None) -> GivenBudget:
     from s2a_edge.run import probe
+    from s2a_edge.run.headroom import default_headroom_bytes
     from s2a_edge.run.process_memory import available_bytes
-    from s2a_edge.spec.device_profile import load_profile, training_budget
+    from s2a_edge.spec.device_profile import BudgetLine, load_profile, training_budget
 
     facts = probe.detect()
     profile = load_profile(facts.profile or "cpu-reference")
@@ -101,7 +102,11 @@ def _of_this_device(provider: Provider | None) -> GivenBudget:
         available_bytes=available_bytes(),
         provider=provider,
     )
-    return _of_device(f"this device, {profile.title}", made)
+    totals = [facts.mem_total_bytes, facts.cgroup.limit_bytes if facts.cgroup else None]
+    headroom_bytes = default_headroom_bytes(min(x for x in (*totals, 2**63) if x is not None))
+    kept = BudgetLine("headroom that training keeps free", -headroom_bytes, "s2a-edge")
+    title = f"this device, {profile.title}"
+    return GivenBudget(made.budget_bytes - headroom_bytes, title, (*made.lines, kept))
 
 
 def _of_device(title: str, made: TrainingBudget) -> GivenBudget:

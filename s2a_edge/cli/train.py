@@ -13,12 +13,15 @@ from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.progress import ProgressView
 from s2a_edge.cli.run_options import DATA_HELP, Kernels, Provider, Threads
+from s2a_edge.cli.train_again import train_again
 from s2a_edge.cli.trust_option import Trust, load_trust
+from s2a_edge.spec.errors import BudgetError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from s2a_edge.run.report import RunSummary
+    from s2a_edge.run.step_down import StepDown
 
 
 def train(
@@ -63,6 +66,21 @@ def train(
         int | None,
         typer.Option(help="Samples a step takes at once; default: the most that fit.", min=1),
     ] = None,
+    step_down: Annotated[
+        bool,
+        typer.Option(
+            "--step-down/--no-step-down",
+            help="Where memory gets short, go on with a smaller micro-batch; else stop, saved.",
+        ),
+    ] = True,
+    headroom: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of the machine, and of the control group, that must stay free; default: "
+            "2 %, within 8 and 256 MiB; 0: no watch.",
+        ),
+    ] = None,
     threads: Threads = None,
     provider: Provider = "cpu",
     kernels: Kernels = "auto",
@@ -82,46 +100,69 @@ def train(
     from s2a_edge.run.class_weights import read_class_weights
     from s2a_edge.run.trainer import Trainer
     from s2a_edge.spec.bundle import Bundle
+    from s2a_edge.spec.units import parse_bytes
 
     output = Output(as_json=as_json, quiet=quiet)
+    headroom_bytes = None if headroom is None else parse_bytes(headroom, where="--headroom")
     given = resolve_budget(budget=budget, device=device, this_device=this_device, provider=provider)
-    with Bundle.open(bundle, trust=load_trust(trust)) as opened, ProgressView(output) as progress:
-        trainer = Trainer(
-            opened,
-            budget_bytes=given.budget_bytes if given else None,
-            micro_batch=micro_batch,
-            threads=threads,
-            provider=provider,
-            seed=seed,
-            kernels=kernels,
-        )
-        if start_from is not None:
-            trainer.start_from(start_from)
-        summary = trainer.fit(
-            data,
-            val=val,
-            epochs=epochs,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_epochs=warmup,
-            label_smoothing=label_smoothing,
-            class_weights=read_class_weights(class_weights, opened.manifest.task)
-            if class_weights is not None
-            else None,
-            standardize=standardize,
-            patience=patience,
-            max_norm=max_norm,
-            momentum=momentum,
-            augment=augment,
-            out=out,
-            resume=resume,
-            on_progress=progress.update,
-        )
+    trainer: Trainer | None = None
+    try:
+        with (
+            Bundle.open(bundle, trust=load_trust(trust)) as opened,
+            ProgressView(output) as progress,
+        ):
+            trainer = Trainer(
+                opened,
+                budget_bytes=given.budget_bytes if given else None,
+                micro_batch=micro_batch,
+                threads=threads,
+                provider=provider,
+                seed=seed,
+                kernels=kernels,
+                headroom_bytes=headroom_bytes,
+            )
+            if start_from is not None:
+                trainer.start_from(start_from)
+            summary = trainer.fit(
+                data,
+                val=val,
+                epochs=epochs,
+                lr=lr,
+                weight_decay=weight_decay,
+                warmup_epochs=warmup,
+                label_smoothing=label_smoothing,
+                class_weights=read_class_weights(class_weights, opened.manifest.task)
+                if class_weights is not None
+                else None,
+                standardize=standardize,
+                patience=patience,
+                max_norm=max_norm,
+                momentum=momentum,
+                augment=augment,
+                out=out,
+                resume=resume,
+                on_progress=progress.update,
+                step_down=step_down,
+                on_step_down=lambda change: output.note(_step_down_line(change)),
+            )
+    except BudgetError:
+        change = None if trainer is None else trainer.continues_with
+        if change is None:
+            raise
+        output.note(_step_down_line(change))
+        train_again(change.micro_batch)
     output.show(_history_table(summary), *_closing_lines(summary))
     output.result(summary)
     if summary.stopped_by is not None:
         # As a shell reports a program that a signal ended.
         raise typer.Exit(128 + signal.Signals[summary.stopped_by].value)
+
+
+def _step_down_line(change: StepDown) -> str:
+    return (
+        f"memory got short ({change.reason}): after step {change.global_step} on with micro-batch "
+        f"{change.micro_batch} instead of {change.before}"
+    )
 
 
 def _history_table(summary: RunSummary) -> Table:

@@ -27,12 +27,17 @@ class CgroupMemory:
         path: the group's directory.
         limit_bytes: its limit.
         usage_bytes: what its processes use, less cached files that the kernel would drop first.
+        limit_name: the file that holds the limit; above ``memory.high`` processes are slowed down,
+            not ended.
+        active_cache_bytes: cached files among ``usage_bytes``, which can be dropped too.
     """
 
     version: int
     path: str
     limit_bytes: int
     usage_bytes: int
+    limit_name: str = "memory.max"
+    active_cache_bytes: int = 0
 
     @property
     def available_bytes(self) -> int:
@@ -73,18 +78,21 @@ def _mount_v2(root: Path) -> Path:
 
 
 def _limits(version: int, mount: Path, path: str) -> Iterator[CgroupMemory]:
-    limit_name, usage_name, cache_key = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        2: ("memory.max", "memory.current", "inactive_file"),
+    limit_names, usage_name, cache_key = {
+        1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_{}active_file"),
+        2: (("memory.max", "memory.high"), "memory.current", "{}active_file"),
     }[version]
     for group in _levels(mount, path):
-        limit_bytes = _number(read_text(group / limit_name))
-        if limit_bytes is None or limit_bytes >= _UNLIMITED_BYTES:
+        limits = {name: _number(read_text(group / name)) for name in limit_names}
+        known = {name: size for name, size in limits.items() if size is not None}
+        name = min(known, key=lambda name: known[name], default=None)
+        if name is None or known[name] >= _UNLIMITED_BYTES:
             continue
         usage_bytes = _number(read_text(group / usage_name)) or 0
-        cache_bytes = _stat(read_text(group / "memory.stat"), cache_key)
-        used_bytes = max(0, usage_bytes - cache_bytes)
-        yield CgroupMemory(version, str(group), limit_bytes, used_bytes)
+        stat = read_text(group / "memory.stat")
+        used_bytes = max(0, usage_bytes - _stat(stat, cache_key.format("in")))
+        active_bytes = min(used_bytes, _stat(stat, cache_key.format("")))
+        yield CgroupMemory(version, str(group), known[name], used_bytes, name, active_bytes)
 
 
 def _levels(mount: Path, path: str) -> Iterator[Path]:

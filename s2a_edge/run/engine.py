@@ -269,7 +269,7 @@ def _too_old(wanted: str) -> DeviceError:
 def _register_cpu_arena(limit_bytes: int) -> None:
     """Give the process its arena. From onnxruntime 1.23 on, new sessions get the newest one."""
     global _registered_limit_bytes
-    if _registered_limit_bytes == limit_bytes and not _can_replace_arena():
+    if _registered_limit_bytes == limit_bytes and not can_replace_arena():
         return
     memory = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
@@ -296,6 +296,6 @@ def _register_cpu_arena(limit_bytes: int) -> None:
     _registered_limit_bytes = limit_bytes
 
 
-def _can_replace_arena() -> bool:
+def can_replace_arena() -> bool:
     """Whether a new arena may be registered; an older one, once used, would not hold its limit."""
     return runtime_version(ort.__version__) >= runtime_version(ARENA_REPLACEABLE)

@@ -23,9 +23,9 @@ from s2a_edge.run.checkpoint import (
 from s2a_edge.run.data import MicroBatch, batches
 from s2a_edge.run.evaluate import Evaluator
 from s2a_edge.run.fit_plan import FitPlan, Position
+from s2a_edge.run.fit_report import FitReport
 from s2a_edge.run.guard import MemoryGuard
-from s2a_edge.run.metrics import SCORED_LOSSES, Evaluation, Score, Tally
-from s2a_edge.run.report import EpochRecord, Phase, Progress
+from s2a_edge.run.metrics import Evaluation, Score, Tally
 from s2a_edge.run.run_folder import RunFolder
 from s2a_edge.run.runtime_errors import run_error
 from s2a_edge.run.service_notify import ServiceNotifier
@@ -66,12 +66,10 @@ class Fit:
         self._steps = plan.steps_per_epoch
         self._lr = plan.settings.schedule(self._steps)
         self._last_save_s = time.monotonic()
-        self._epoch_start_s = time.monotonic()
-        self._seen = 0  # samples of this epoch that this process has computed
-        self._updating = False
+        self._report = FitReport(plan, folder, guard, position, self._lr)
+        self.updating = False
+        """An optimizer run began and did not end: parameters may be half updated."""
         self._sample_weight = (-1, 0.0)  # of which step, and what it is
-        self._validation = _last_validation(position)
-        self._val_batches = 0
         self._service = ServiceNotifier.of_environment()
 
     def run(self) -> None:
@@ -114,13 +112,13 @@ class Fit:
     def _save_what_is_whole(self) -> None:
         """After an error: keep the last complete step, if the disk lets us."""
         self._train.state.zero_accumulators()
-        if not self._updating:  # otherwise parameters may be half updated
+        if not self.updating:
             with contextlib.suppress(StorageError):
                 self.save()
 
     def _run_epoch(self) -> bool:
         """The rest of the current epoch; False if a signal ended it."""
-        self._epoch_start_s, self._seen = time.monotonic(), 0
+        self._report.begin_epoch()
         if not self._train_epoch():
             return False
         evaluation = None
@@ -132,8 +130,7 @@ class Fit:
             )
             if evaluation is None:
                 return False
-            self._validation = evaluation.loss, evaluation.score
-            self._tell("validate", self._val_batches, self._val_batches)
+            self._report.validated(evaluation)
         self._finish_epoch(evaluation)
         return True
 
@@ -147,8 +144,7 @@ class Fit:
                     self._update(part, loss_sum, None if hits is None else correct)
                     loss_sum, correct = 0.0, 0.0
                 self._guard.check(self._where(part.step))
-                self._seen += part.samples
-                self._tell("train", self.position.step, self._steps)
+                self._report.trained(part.samples)
                 self._service.alive(self._where(part.step))
                 if self._stop.signal_name is not None:
                     self._train.state.zero_accumulators()
@@ -189,48 +185,20 @@ class Fit:
         position, where = self.position, self._where(part.step)
         lr = self._lr(position.global_step)
         settings = self._plan.settings.optimizer
-        self._updating = True
+        self.updating = True
         grad_norm = self._train.update(lr, position.global_step, settings, where=where)
-        self._updating = False
+        self.updating = False
         sums = position.sums
         position.sums = EpochSums(
             sums.loss + loss_sum, sums.correct + (correct or 0.0), sums.samples + part.step_samples
         )
         position.step += 1
         position.global_step += 1
-        self._folder.add_metrics(
-            {
-                "kind": "step",
-                "epoch": position.epoch + 1,
-                "step": position.step,
-                "global_step": position.global_step,
-                "samples": part.step_samples,
-                "loss": loss_sum / part.step_samples,
-                "accuracy": None if correct is None else correct / part.step_samples,
-                "lr": lr,
-                "grad_norm": grad_norm,
-                "memory_bytes": self._guard.resident_bytes(),
-            }
-        )
+        self._report.step_done(part.step_samples, loss_sum, correct, lr, grad_norm)
 
     def _finish_epoch(self, evaluation: Evaluation | None) -> None:
         """Record the epoch, keep it if it is the best, and save."""
-        position, sums = self.position, self.position.sums
-        record = EpochRecord(
-            epoch=position.epoch + 1,
-            loss=sums.loss / sums.samples,
-            accuracy=self._accuracy(),
-            val_loss=None if evaluation is None else evaluation.loss,
-            val_metrics={} if evaluation is None else evaluation.metrics,
-        )
-        self._folder.add_metrics(
-            {
-                "kind": "epoch",
-                **vars(record),
-                "seconds": time.monotonic() - self._epoch_start_s,
-                "peak_bytes": self._guard.peak_bytes,
-            }
-        )
+        position, record = self.position, self._report.epoch_done(evaluation)
         position.history = (*position.history, record)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, EpochSums()
         if evaluation is not None:
@@ -265,45 +233,11 @@ class Fit:
         where = f"validation after epoch {self.position.epoch + 1}"
         self._guard.check(where)
         self._service.alive(where)
-        self._validation, self._val_batches = (tally.loss(), tally.score()), count
-        if done < count:  # the last is told with the figures of all
-            self._tell("validate", done, count)
+        self._report.validating(done, count, tally)
         return self._stop.signal_name is None
 
     def _where(self, step: int) -> str:
         return f"epoch {self.position.epoch + 1}, step {step + 1}"
-
-    def _tell(self, phase: Phase, step: int, steps: int) -> None:
-        on_progress = self._plan.on_progress
-        if on_progress is None:
-            return
-        sums, seconds = self.position.sums, time.monotonic() - self._epoch_start_s
-        training = phase == "train" and seconds > 0
-        val_loss, score = self._validation or (None, None)
-        on_progress(
-            Progress(
-                phase=phase,
-                epoch=self.position.epoch + 1,
-                epochs=self._plan.settings.epochs,
-                step=step,
-                steps=steps,
-                loss=sums.loss / sums.samples if sums.samples else None,
-                accuracy=self._accuracy() if sums.samples else None,
-                lr=self._lr(max(0, self.position.global_step - 1)),
-                images_s=self._seen / seconds if training else None,
-                memory_bytes=self._guard.resident_bytes(),
-                peak_bytes=self._guard.peak_bytes,
-                budget_bytes=self._guard.budget_bytes,
-                val_loss=val_loss,
-                val_metric=None if score is None else score.name,
-                val_score=None if score is None else score.value,
-            )
-        )
-
-    def _accuracy(self) -> float | None:
-        """Of the epoch so far; None for tasks without a right or wrong."""
-        sums = self.position.sums
-        return sums.correct / sums.samples if self._plan.loss.task.loss in SCORED_LOSSES else None
 
 
 def _is_better(score: Score, loss: float, best: Best | None) -> bool:
@@ -312,13 +246,3 @@ def _is_better(score: Score, loss: float, best: Best | None) -> bool:
         return True
     sign = 1 if score.higher_is_better else -1
     return (sign * score.value, -loss) > (sign * best.value, -best.loss)
-
-
-def _last_validation(position: Position) -> tuple[float, Score | None] | None:
-    """What a resumed run knows of the validation before it was interrupted."""
-    last = position.history[-1] if position.history else None
-    if last is None or last.val_loss is None or position.best is None:
-        return None
-    name = position.best.metric
-    value = last.val_loss if name == "loss" else last.val_metrics.get(name)
-    return last.val_loss, None if value is None else Score(name, value, name != "loss")

@@ -37,8 +37,7 @@ class RunControl:
 
     def __init__(self) -> None:
         self.before_first_run: Callable[[], None] | None = None
-        self.run_options: Any = ort.RunOptions()
-        self.run_options.log_severity_level = FATAL_ONLY
+        self.run_options, self.whole_run_options = _run_options(), _run_options()
         self.reason: S2AError | None = None
 
     def terminate(self, reason: S2AError) -> None:
@@ -50,6 +49,12 @@ class RunControl:
         """Allow runs again after :meth:`terminate`."""
         self.run_options.terminate = False
         self.reason = None
+
+
+def _run_options() -> Any:
+    options = ort.RunOptions()
+    options.log_severity_level = FATAL_ONLY
+    return options
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,12 @@ class Graph:
                 bind(name, tensor.ort_value)
         self._bound = {**inputs, **outputs}  # keeps the memory alive as long as the binding
 
-    def run(self) -> None:
+    def run(self, *, whole: bool = False) -> None:
         """Run once on the bound tensors.
+
+        Args:
+            whole: not to be ended by :meth:`RunControl.terminate`: what it updates in place would
+                be left half done.
 
         Raises:
             BudgetError: the arena is exhausted; the graph can be run again.
@@ -112,8 +121,10 @@ class Graph:
         prepare, self._control.before_first_run = self._control.before_first_run, None
         if prepare is not None:
             prepare()
+        control = self._control
+        options = control.whole_run_options if whole else control.run_options
         try:
-            self._session.run_with_iobinding(self._binding, self._control.run_options)
+            self._session.run_with_iobinding(self._binding, options)
         except RUNTIME_ERRORS as error:
             if self._control.reason is not None and TERMINATED in str(error):
                 raise self._control.reason from error

@@ -32,3 +32,11 @@ def return_freed_memory() -> bool:
         _M_ARENA_MAX: _MAX_HEAPS,
     }
     return all([mallopt(option, value) == 1 for option, value in settings.items()])
+
+
+def trim_heap() -> None:
+    """Give the system what the C library holds of freed small blocks, where it can."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # musl has none
+            trim(0)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from s2a_edge.run.step_down import StepDown
+
 Phase = Literal["rehearse", "train", "validate"]
 
 
@@ -116,6 +118,7 @@ class RunSummary:
         seconds: duration of this call.
         stopped_by: name of the signal that ended the run early; None: it ran to its end.
         out_of_patience: it ended early since no epoch was better for long enough.
+        step_downs: changes to a smaller micro-batch, in order.
     """
 
     out: Path
@@ -131,3 +134,4 @@ class RunSummary:
     seconds: float
     stopped_by: str | None
     out_of_patience: bool
+    step_downs: tuple[StepDown, ...] = ()

@@ -23,6 +23,7 @@ RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
+STEP_DOWN_NAME = "step_down.json"
 FORMAT: Final = "s2a-run"
 FORMAT_VERSION: Final = 1
 MAX_RUN_BYTES = 2**24  # one weight a class makes it long
@@ -130,7 +131,7 @@ class RunFolder:
 
     def _remove_halves(self) -> None:
         """Remove what a killed process left of files that it was writing."""
-        for name in (LAST_NAME, BEST_NAME, RUN_NAME):
+        for name in (LAST_NAME, BEST_NAME, RUN_NAME, STEP_DOWN_NAME):
             for half in self.path.glob(f".{name}.*"):
                 half.unlink(missing_ok=True)
 

@@ -137,7 +137,7 @@ class TrainStep:
             self._train.run()
         except BudgetError as error:
             self.state.zero_accumulators()  # some of them may have been written
-            raise _placed(error, where) from error
+            raise placed(error, where) from error
         except DataError:
             self.state.zero_accumulators()
             raise
@@ -169,9 +169,9 @@ class TrainStep:
         for name, value in settings.scalars(self._optimizer_kind, lr, step).items():
             self._scalars[name].write(value)
         try:
-            self._optimizer.run()
+            self._optimizer.run(whole=True)
         except BudgetError as error:
-            raise _placed(error, where) from error
+            raise placed(error, where) from error
         finally:
             self.state.zero_accumulators()
         grad_norm = float(self._grad_norm.read())
@@ -258,8 +258,8 @@ def _not_finite(where: str, what: str, value: float) -> NonFiniteLossError:
     )
 
 
-def _placed(error: BudgetError, where: str) -> BudgetError:
-    """The same error, saying at which step it happened."""
+def placed(error: BudgetError, where: str) -> BudgetError:
+    """The same error, saying at which point of a run it happened."""
     return BudgetError(
         where=f"{where}: {error.where}",
         expected=error.expected,

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
 from s2a_edge.run import memory_check
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.class_weights import ClassWeights, resolve_class_weights
-from s2a_edge.run.data import DataSet, open_data
 from s2a_edge.run.device_tensor import Array, Provider
-from s2a_edge.run.engine import Engine, require_compatible
-from s2a_edge.run.evaluate import Evaluator
-from s2a_edge.run.export import export
-from s2a_edge.run.fit import Fit
+from s2a_edge.run.engine import require_compatible
 from s2a_edge.run.fit_plan import FitPlan, Position, data_scaling, loss_inputs_of, scaling_of
 from s2a_edge.run.guard import MemoryGuard
+from s2a_edge.run.headroom import HeadroomWatch
 from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
 from s2a_edge.run.kernel_choice import kernel_library
 from s2a_edge.run.loss_inputs import LossInputs
-from s2a_edge.run.metrics import Evaluation, Tally
-from s2a_edge.run.report import OnProgress, RunSummary, rehearsing
-from s2a_edge.run.run_folder import RunFolder, checkpoint_path, refuse_existing
+from s2a_edge.run.report import OnProgress, RunSummary
+from s2a_edge.run.run_folder import RunFolder, refuse_existing
+from s2a_edge.run.sessions import Sessions
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.run.start import (
     new_record,
@@ -34,18 +30,17 @@ from s2a_edge.run.start import (
     resumed_position,
 )
 from s2a_edge.run.state import TrainingState
-from s2a_edge.run.step import StepResult, TrainStep
+from s2a_edge.run.step import StepResult
+from s2a_edge.run.step_down import StepDown, forget, remembered
 from s2a_edge.run.stop_request import StopRequest
-from s2a_edge.run.target_scaling import TargetScaling
+from s2a_edge.run.training import OnStepDown, Training
+from s2a_edge.run.tuned_model import Data, TunedModel
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.errors import CheckpointError
 from s2a_edge.spec.kernels import Kernels
-from s2a_edge.spec.requirement import Requirement
-
-Data = DataSet | Path | str
+from s2a_edge.spec.requirement import Requirement, requirement
 
 
-class Trainer:
+class Trainer(TunedModel):
     """Trains, evaluates and exports one bundle; no torch, no onnx.
 
     Args:
@@ -59,6 +54,8 @@ class Trainer:
         training: False: for evaluation and export alone; the training graph is never loaded.
         kernels: ``"native"``: the form of the step with kernels in C, ``"portable"``: the other,
             ``"auto"``: native where this machine can compile them.
+        headroom_bytes: memory of the machine, and of the control group, that must stay free while
+            training; None: two percent, within 8 and 256 MiB; 0: nothing is watched but the budget.
 
     Attributes:
         native: whether kernels in C run.
@@ -81,46 +78,54 @@ class Trainer:
         seed: int = 0,
         training: bool = True,
         kernels: Kernels = "auto",
+        headroom_bytes: int | None = None,
     ) -> None:
-        self._training = training
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.budget_bytes = budget_bytes
         self.seed = seed
-        require_compatible(self.bundle.manifest.compat, provider)
+        require_compatible(opened.manifest.compat, provider)
         return_freed_memory()
         self._setting = memory_check.measure_setting(provider, threads)
-        library = kernel_library(self.bundle, kernels, provider) if training else None
-        self.requirement: Requirement = memory_check.choose_form(
-            self.bundle, budget_bytes, micro_batch, self._setting, kernels,
-            native=library is not None)
-        manifest = self.bundle.manifest
-        self.native = library is not None and self.bundle.is_native
-        self.micro_batch = self.requirement.micro_batch
-        self._arena_limit_bytes = memory_check.arena_limit(self.bundle, self.requirement, provider)
-        self._engine = Engine(
-            arena_limit_bytes=self._arena_limit_bytes,
+        library = kernel_library(opened, kernels, provider) if training else None
+        needed = memory_check.choose_form(
+            opened, budget_bytes, micro_batch, self._setting, kernels, native=library is not None
+        )
+        manifest = opened.manifest
+        self.native = library is not None and opened.is_native
+        self._asked_micro_batch = micro_batch
+        state = TrainingState(manifest.trainables, manifest.recipe.optimizer, provider)
+        sessions = Sessions(
+            opened,
+            state,
+            needed,
             provider=provider,
             threads=threads,
-            weights=self.bundle.weights() if provider == "cpu" else None,
+            training=training,
             kernels=library if self.native else None,
         )
-        self._guard = MemoryGuard(
+        guard = MemoryGuard(
             budget_bytes,
-            device_bytes=0 if provider == "cpu" else self._arena_limit_bytes,
-            on_exceeded=self._engine.control.terminate,
+            device_bytes=sessions.device_bytes,
+            on_exceeded=sessions.terminate,
+            headroom=None if headroom_bytes == 0 else HeadroomWatch(headroom_bytes),
         )
-        self.state = TrainingState(manifest.trainables, manifest.recipe.optimizer, provider)
-        self.state.load_parameters(
-            self.bundle.initial_parameters(), where=f"{self.bundle.path}/adapters.safetensors"
+        super().__init__(opened, state, sessions, guard)
+        state.load_parameters(
+            opened.initial_parameters(), where=f"{opened.path}/adapters.safetensors"
         )
-        self.steps_done = 0
-        self.target_scaling: TargetScaling | None = None
-        """Of regressed numbers: what the parameters follow; None before anything was trained."""
+        self.continues_with: StepDown | None = None
+        """A step down that this process could not make (onnxruntime before 1.23): the run was
+        saved, and one that resumes it in another process goes on with the smaller micro-batch."""
 
     @property
-    def peak_bytes(self) -> int:
-        """The most memory the process held since the last step, fit or evaluation began."""
-        return self._guard.peak_bytes
+    def micro_batch(self) -> int:
+        """Rows per run of the training graph; a step down changes it."""
+        return self._sessions.micro_batch
+
+    @property
+    def requirement(self) -> Requirement:
+        """What training with this micro-batch needs."""
+        return self._sessions.needed
 
     def step(
         self,
@@ -146,11 +151,11 @@ class Trainer:
             NonFiniteLossError: loss or gradient; parameters are unchanged.
             BudgetError: the step exceeds the budget.
         """
-        self._engine.control.rearm()
+        self._sessions.engine.control.rearm()
         where, manifest = f"step {self.steps_done + 1}", self.bundle.manifest
         batch = manifest.recipe.effective_batch
         with self._guard:
-            result = self._train.run(
+            result = self._sessions.train.run(
                 inputs,
                 labels,
                 LossInputs(manifest.task, batch, scaling=self.target_scaling),
@@ -185,12 +190,15 @@ class Trainer:
         resume: bool = False,
         on_progress: OnProgress | None = None,
         checkpoint_every_steps: int | None = None,
+        step_down: bool = True,
+        on_step_down: OnStepDown | None = None,
     ) -> RunSummary:
         """Train from the current parameters; everything of the run is kept in ``out``.
 
         A rehearsal of one train, one optimizer and one eval step comes first. SIGTERM and SIGINT
         end the run early, saved. On the CPU a resumed run computes the same bits as one that was
-        never interrupted.
+        never interrupted. Where memory gets short, the run goes on with a smaller micro-batch of
+        the bundle and the same effective batch (:mod:`s2a_edge.run.training`).
 
         Args:
             data: training samples, or the path of class folders or an ``.npz``.
@@ -217,6 +225,8 @@ class Trainer:
             on_progress: told after every micro-batch.
             checkpoint_every_steps: optimizer steps between checkpoints, besides those at each
                 epoch's end; None: every ten minutes.
+            step_down: False: end the run where memory gets short, saved.
+            on_step_down: told of each change to a smaller micro-batch.
 
         Raises:
             BudgetError: it does not fit, or did not while running; the last checkpoint is intact.
@@ -262,14 +272,29 @@ class Trainer:
         out = Path(out)
         if resume:
             require_resumable(out)
+            self._respect_step_down(out)
         else:
             refuse_existing(out)
-        self._engine.control.rearm()
+            forget(out)
+        self._sessions.engine.control.rearm()
         with RunFolder(out) as folder, StopRequest() as stop, self._guard:
-            self._rehearse(plan)
-            position = self._start(plan, folder)
-            fit = Fit(plan, self._train, self._evaluator, folder, self._guard, stop, position)
-            fit.run()
+            training = Training(
+                self.bundle.manifest,
+                self._sessions,
+                self.state,
+                self._guard,
+                self._setting,
+                plan,
+                folder,
+                stop,
+                self._start,
+                may_step_down=step_down,
+                on_step_down=on_step_down,
+            )
+            try:
+                position = training.run()
+            finally:
+                self.continues_with = training.continues_with
         self.steps_done = position.global_step
         self.target_scaling = scaling_of(task, settings)
         return RunSummary(
@@ -281,97 +306,13 @@ class Trainer:
             best_metric=position.best.metric if position.best else None,
             micro_batch=self.micro_batch,
             budget_bytes=self.budget_bytes,
-            arena_limit_bytes=self._arena_limit_bytes,
+            arena_limit_bytes=self._sessions.arena_limit_bytes,
             peak_bytes=self.peak_bytes,
             seconds=time.monotonic() - start_s,
             stopped_by=stop.signal_name if position.epoch < epochs else None,
-            out_of_patience=position.epoch < epochs and fit.out_of_patience,
+            out_of_patience=position.epoch < epochs and training.out_of_patience,
+            step_downs=training.step_downs,
         )
-
-    def evaluate(self, data: Data) -> Evaluation:
-        """Loss and figures of the current parameters; which figures depends on the task.
-
-        Raises:
-            DataError: the data cannot be used.
-            BudgetError: above the budget.
-        """
-        if self._training:
-            assert self._train  # all sessions before the first runs: see Engine.load
-        samples = self._open(data)
-
-        def after_batch(done: int, count: int, tally: Tally) -> bool:
-            self._guard.check(f"evaluation, batch {done} of {count}")
-            return True
-
-        self._engine.control.rearm()
-        with self._guard:
-            evaluation = self._evaluator.evaluate(
-                samples, scaling=self.target_scaling, after_batch=after_batch
-            )
-        assert evaluation is not None  # only after_batch could end it
-        return evaluation
-
-    def export(self, out: Path | str) -> Path:
-        """Write the tuned model as plain inference ONNX; see :func:`s2a_edge.run.export.export`."""
-        return export(self.bundle, self.state.read("param"), Path(out), self.target_scaling)
-
-    def load_checkpoint(self, path: Path | str) -> None:
-        """Take over parameters and optimizer state of a checkpoint file, or of a run folder's best.
-
-        One that was pulled from a board without the optimizer's state gives parameters only.
-
-        Raises:
-            CheckpointError: it is not one of this bundle, or cannot be read.
-        """
-        path = Path(path)
-        file = checkpoint_path(path) if path.is_dir() else path
-        info, tensors = read_checkpoint(file)
-        if info.bundle_hash != self.bundle.hash:
-            raise CheckpointError(
-                where=str(file),
-                expected=f"a checkpoint of bundle {self.bundle.hash[:12]}",
-                got=f"one of bundle {info.bundle_hash[:12]}",
-                todo="use the bundle that the run was started with",
-            )
-        if all(name.startswith("param.") for name in tensors):
-            self.state.load_parameters(_parameters(tensors), where=str(file))
-        else:
-            self.state.restore(tensors, where=str(file))
-        self.steps_done = info.global_step
-        self.target_scaling = scaling_of(self.bundle.manifest.task, info.settings)
-
-    def start_from(self, path: Path | str) -> None:
-        """Begin with the tuned values of a run, of this bundle or of one with equal trainables.
-
-        Args:
-            path: a checkpoint file, or a run folder, whose best is taken.
-
-        Raises:
-            CheckpointError: it cannot be read, or names the trainables that differ.
-        """
-        path = Path(path)
-        file = checkpoint_path(path) if path.is_dir() else path
-        info, tensors = read_checkpoint(file)
-        self.state.load_parameters(_parameters(tensors), where=str(file))
-        self.target_scaling = scaling_of(self.bundle.manifest.task, info.settings)
-
-    @cached_property
-    def _train(self) -> TrainStep:
-        # The session that needs most comes last: what the others keep in the arena then lies
-        # together at its start, and does not split the room that training needs in one piece.
-        assert self._evaluator
-        manifest = self.bundle.manifest
-        graph = next(g for g in manifest.graphs.train if g.batch == self.micro_batch)
-        return TrainStep(self._engine, self.bundle.path, manifest, graph, self.state)
-
-    @cached_property
-    def _evaluator(self) -> Evaluator:
-        return Evaluator(self._engine, self.bundle.path, self.bundle.manifest, self.state)
-
-    def _open(self, data: Data) -> DataSet:
-        if not isinstance(data, str | Path):
-            return data
-        return open_data(data, self.bundle.manifest, self.bundle.path)
 
     def _require_room(self, plan: FitPlan) -> None:
         data_sets = [plan.data] if plan.val is None else [plan.data, plan.val]
@@ -379,25 +320,18 @@ class Trainer:
             self.bundle.manifest, self.micro_batch, self.budget_bytes, self._setting, data_sets
         )
 
-    def _rehearse(self, plan: FitPlan) -> None:
-        """Run everything once, so that whatever does not fit fails now; the state is unchanged."""
-        if plan.on_progress is not None:
-            plan.on_progress(
-                rehearsing(
-                    plan.settings.epochs,
-                    self._guard.resident_bytes(),
-                    self.peak_bytes,
-                    self.budget_bytes,
-                )
-            )
-        before = self.state.snapshot()
-        try:
-            train = self._train
-            self._evaluator.rehearse()
-            train.rehearse(plan.settings.optimizer)
-        finally:
-            self.state.restore(before)
-        self._guard.check("rehearsal, before epoch 1")
+    def _respect_step_down(self, out: Path) -> None:
+        """A run that stepped down goes on so, unless a larger micro-batch was asked for."""
+        before = remembered(out)
+        if before is None or self.micro_batch <= before.micro_batch:
+            return
+        if self._asked_micro_batch is not None:
+            forget(out)
+            return
+        needed = requirement(
+            self.bundle.manifest, micro_batch=before.micro_batch, setting=self._setting
+        )
+        self._sessions.change(needed)
 
     def _start(self, plan: FitPlan, folder: RunFolder) -> Position:
         """Begin a new run, or go on where the folder's last checkpoint was taken."""
@@ -414,9 +348,3 @@ class Trainer:
         self.state.restore(tensors, where=str(folder.last))
         folder.cut_metrics(info.metrics_bytes)
         return position
-
-
-def _parameters(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The trainables in a checkpoint, by name; what the optimizer keeps is left out."""
-    role = "param."
-    return {n.removeprefix(role): v for n, v in tensors.items() if n.startswith(role)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -146,3 +147,39 @@ def test_export_of_no_run(tmp_path: Path) -> None:
     done = _s2a("export", tmp_path, "--out", tmp_path / "x.onnx")
     assert done.returncode == 1
     assert "expected a run folder" in done.stderr
+
+
+def test_a_run_that_another_process_must_continue_is_resumed_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with onnxruntime before 1.23; the process image is replaced."""
+    site = place / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BREAKS_THE_FIRST_PROCESS)
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{os.environ.get('PYTHONPATH', '')}")
+    done = _train(place, "again", "--epochs", 1, "--micro-batch", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "on with micro-batch 1 instead of 2" in done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["micro_batch"], summary["epochs"]) == (1, 1)
+
+
+BREAKS_THE_FIRST_PROCESS = """
+import os, sys
+
+if "train" in sys.argv and "--resume" not in sys.argv:
+    import s2a_edge.run.sessions as sessions
+    from s2a_edge.run.step import TrainStep
+    from s2a_edge.spec.errors import BudgetError
+
+    sessions.can_replace_arena = lambda: False
+    calls, real = [0], TrainStep.update
+
+    def update(self, *arguments, **named):
+        calls[0] += 1
+        if calls[0] == 3:
+            raise BudgetError(where="node", expected="a", got="b", todo="c", missing_bytes=1)
+        return real(self, *arguments, **named)
+
+    TrainStep.update = update
+"""

@@ -252,7 +252,8 @@ def test_memory_above_the_budget_while_training_ends_the_run_saved(
     del trainer
     trainer = Trainer(wide, seed=3, budget_bytes=needed_bytes + (64 << 20))
     with pytest.raises(BudgetError, match=r"epoch 2, step \d+: .*expected at most") as caught:
-        trainer.fit(samples, out=out, on_progress=grow, **OPTIONS)  # type: ignore[arg-type]  # a dict of several types
+        options = {**OPTIONS, "step_down": False}
+        trainer.fit(samples, out=out, on_progress=grow, **options)  # type: ignore[arg-type]  # a dict of several types
     assert caught.value.missing_bytes > 0
     ballast.clear()
     # The same trainer can go on once the memory is free again.
@@ -277,9 +278,10 @@ def test_an_exhausted_arena_in_the_middle_of_a_run_is_saved_and_named(
     uninterrupted: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Without stepping down, of which tests/run/test_step_down.py is about."""
     out = tmp_path / "run"
     trainer = Trainer(wide, seed=3)
-    graph = trainer._train._train
+    graph = trainer._sessions.train._train
     real_run, runs = graph.run, [0]
 
     def run() -> None:
@@ -292,7 +294,8 @@ def test_an_exhausted_arena_in_the_middle_of_a_run_is_saved_and_named(
 
     monkeypatch.setattr(graph, "run", run)
     with pytest.raises(BudgetError, match=r"^epoch 2, step 4: train_b2: node 'x'") as caught:
-        trainer.fit(samples, out=out, **{**OPTIONS, "checkpoint_every_steps": 1000})  # type: ignore[arg-type]  # a dict of several types
+        options = {**OPTIONS, "checkpoint_every_steps": 1000, "step_down": False}
+        trainer.fit(samples, out=out, **options)  # type: ignore[arg-type]  # a dict of several types
     assert caught.value.missing_bytes == 5
     info, _ = read_checkpoint(out / "last.safetensors")
     assert (info.epoch, info.step) == (1, 3)
@@ -310,7 +313,8 @@ def test_python_running_out_of_memory_is_a_budget_error_too(
 
     out = tmp_path / "run"
     with pytest.raises(BudgetError, match="epoch 1, step 6"):
-        Trainer(wide, seed=3).fit(samples, out=out, on_progress=exhaust, **OPTIONS)  # type: ignore[arg-type]  # a dict of several types
+        options = {**OPTIONS, "step_down": False}
+        Trainer(wide, seed=3).fit(samples, out=out, on_progress=exhaust, **options)  # type: ignore[arg-type]  # a dict of several types
     assert_finishes_like(uninterrupted, wide, samples, out)
 
 

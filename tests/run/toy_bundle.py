@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ def write_toy_bundle(
     if loss != "cross_entropy":
         manifest = _with_loss(manifest, loss)
     (folder / "manifest.json").write_text(manifest.to_json())
+    write_sums(folder)
+    return folder
+
+
+def set_arenas(folder: Path, train: Mapping[int, int], other_bytes: int) -> Path:
+    """Give each training graph an arena of its own, by micro-batch, and the others theirs."""
+    manifest = Manifest.from_json((folder / "manifest.json").read_text())
+    graphs = manifest.graphs
+
+    def plan(one: BatchGraph | OptimizerGraph, size_bytes: int) -> MemoryPlan:
+        return replace(one.plan, arena_bytes=size_bytes)
+
+    graphs = replace(
+        graphs,
+        train=tuple(replace(x, plan=plan(x, train[x.batch])) for x in graphs.train),
+        eval=replace(graphs.eval, plan=plan(graphs.eval, other_bytes)),
+        optimizer=replace(graphs.optimizer, plan=plan(graphs.optimizer, other_bytes)),
+    )
+    (folder / "manifest.json").write_text(replace(manifest, graphs=graphs).to_json())
     write_sums(folder)
     return folder
 
