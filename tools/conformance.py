@@ -6,7 +6,8 @@ module in float64; planned and measured arena of the training step; tunable shar
 process of its own, so that a crash or a lack of memory is one row's failure. Exits with 1 on a
 miss.
 
-Run: python -m tools.conformance [--models SUBSTRING,...] [--bits 32,4] [--jobs 2] [--json]
+Run: python -m tools.conformance [--family transformers] [--models SUBSTRING,...] [--bits 32,4]
+     [--jobs 2] [--json]
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from s2a_edge.pack.rehearse import machine
-from tools.conformance_models import CASES
+from tools.conformance_models import CASES, CONVOLUTIONAL, TRANSFORMERS
 from tools.conformance_worker import FACTOR, LEAST, Case, Outcome, run_case
 
 TIMEOUT_S = 600
@@ -41,7 +42,8 @@ _HEADER = ("| architecture | operators | kinds | parity error | float32's own | 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     wanted = [w for w in options.models.split(",") if w]
-    cases = [c for c in CASES if not wanted or any(w in c.name for w in wanted)]
+    family = {"all": CASES, "transformers": TRANSFORMERS, "convolutional": CONVOLUTIONAL}
+    cases = [c for c in family[options.family] if not wanted or any(w in c.name for w in wanted)]
     if options.list or not cases:
         print("\n".join(c.name for c in (cases or CASES)))
         return 0 if cases else 2
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--family", default="all",
+                        choices=("all", "transformers", "convolutional"))
     parser.add_argument("--models", default="", help="substrings of names, separated by commas")
     parser.add_argument("--bits", default="32,4", help="of saved values; parity is checked at 32")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from s2a_edge.pack.capture import Captured, open_source
 from s2a_edge.pack.compile import Compiled, compile_backbone, native_step, usable_threads
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.fit_budget import with_arena
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
@@ -217,20 +218,23 @@ class _Files:
     def _train(self, batch: int) -> BatchGraph:
         step = self.compiled.steps[batch]
         name = f"train_b{batch}.onnx"
-        reference = self.compiled.references.get(batch)
-        plan, evidence = self._planned(step.model, name, reference)
-        return BatchGraph(name, batch, plan, evidence, self._native(batch, reference))
+        plan, evidence = self._planned(step.model, name, self._compared(batch))
+        return BatchGraph(name, batch, plan, evidence, self._native(batch))
 
-    def _native(self, batch: int, reference: object) -> NativeGraph | None:
+    def _compared(self, batch: int) -> int | None:
+        """Gradients are compared in the largest step."""
+        return batch if batch == max(self.compiled.steps) else None
+
+    def _native(self, batch: int) -> NativeGraph | None:
         """The same step with kernels in C, rehearsed like the other; needs them on this host."""
         kernels = find_library() if self.options.native else None
         step = native_step(self.compiled, batch, self.options) if kernels is not None else None
         if step is None:
             return None
         name = f"train_b{batch}.native.onnx"
-        return NativeGraph(name, *self._planned(step.model, name, reference, kernels))
+        return NativeGraph(name, *self._planned(step.model, name, self._compared(batch), kernels))
 
-    def _planned(self, model: ir.Model, name: str, reference: object = None,
+    def _planned(self, model: ir.Model, name: str, compared: int | None = None,
                  kernels: Path | None = None) -> tuple[MemoryPlan, Evidence]:
         self.on_stage("plan", name)
         plan = plan_memory(model, threads=self.threads).plan
@@ -240,33 +244,28 @@ class _Files:
         self._write_inputs(inputs, model, 0)
         evidence = rehearse(self.folder / name, plan, inputs, repeat=_REPEAT, outputs=outputs,
                             threads=self.threads, kernels=kernels)
-        step = self.compiled.references
-        if reference is not None:
-            error = self._gradient_error(next(iter(step.values())).model, self.folder / name,
-                                         outputs, batch=next(iter(step)), kernels=kernels)
+        if compared is not None:
+            error = self._gradient_error(self.folder / name, outputs, batch=compared,
+                                         kernels=kernels)
             evidence = describe.with_gradient_error(evidence, error)
         inputs.unlink()
         outputs.unlink()
         return plan, evidence
 
-    def _gradient_error(self, reference: ir.Model, graph: Path, first: Path, *, batch: int,
-                        kernels: Path | None) -> GradientError:
+    def _gradient_error(self, graph: Path, first: Path, *, batch: int, kernels: Path | None,
+                        ) -> GradientError:
         """Over all batches of the samples; ``first`` holds the outputs of the rehearsed one.
 
         What the uncompressed step gives is kept for the other form of the step.
         """
-        exact = self.folder / "reference.onnx"
-        self.scratch.add(exact)
         pairs: list[tuple[Path, Path]] = []
         for number in range(self.samples.batches(batch)):
             inputs, true = (self.folder / f"{kind}{number}.npz" for kind in ("batch", "exact"))
             self.scratch |= {inputs, true}
             if not inputs.exists():
-                self._write_inputs(inputs, reference, number)
+                self._write_inputs(inputs, self.compiled.steps[batch].model, number)
             if not true.exists():
-                if not exact.exists():
-                    emit_model(reference, self.weights, exact)
-                self._run(exact, inputs, true)
+                self._run_reference(inputs, true)
             compressed = first
             if number:
                 compressed = self.folder / f"{graph.stem}.outputs{number}.npz"
@@ -277,6 +276,24 @@ class _Files:
             compressed.unlink()
         return error
 
+    def _run_reference(self, inputs: Path, outputs: Path) -> None:
+        """The uncompressed step, as many samples at a time as it takes; gradients add up."""
+        reference = next(iter(self.compiled.references.values())).model
+        exact, part = self.folder / "reference.onnx", self.folder / "part.npz"
+        self.scratch |= {exact, part}
+        if not exact.exists():
+            emit_model(reference, self.weights, exact)
+        with np.load(inputs) as archive:
+            feeds = dict(archive)
+        ports = {v.name or "": shape_of(v) for v in reference.graph.inputs}
+        for rows in _parts(feeds, ports):
+            given = {n: a if a.shape == ports[n] else a[rows] for n, a in feeds.items()}
+            np.savez(part, **given)
+            self._run(exact, part, outputs)
+            with np.load(outputs) as made:
+                feeds |= {n: made[n.replace("acc.", "acc_out.", 1)] for n in feeds
+                          if n.startswith("acc.")}
+
     def _run(self, graph: Path, inputs: Path, outputs: Path, kernels: Path | None = None) -> None:
         run_graph(graph, inputs=inputs, arena_bytes=None, outputs=outputs, threads=self.threads,
                   kernels=kernels)
@@ -284,6 +301,16 @@ class _Files:
     def _write_inputs(self, path: Path, model: ir.Model, number: int) -> None:
         feeds = self.samples.feeds(model, self.initial, number)
         np.savez(path, **feeds)  # type: ignore[arg-type]  # names are data
+
+
+def _parts(feeds: Mapping[str, np.ndarray], ports: Mapping[str, tuple[int, ...]],
+           ) -> list[slice]:
+    """Rows of ``feeds`` that a graph with inputs of these shapes takes, one run after another."""
+    sizes = {(len(a), ports[n][0]) for n, a in feeds.items() if a.shape != ports[n]}
+    if not sizes:
+        return [slice(None)]
+    ((whole, part),) = sizes
+    return [slice(first, first + part) for first in range(0, whole, part)]
 
 
 def versions() -> dict[str, str]:

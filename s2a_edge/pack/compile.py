@@ -42,6 +42,8 @@ from s2a_edge.spec.units import format_bytes
 
 # Export runs one sample at a time on any device.
 _INFER_BATCH = 1
+# From so many samples on, the uncompressed step runs in two halves.
+_HALVED_FROM = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Compiled:
         backbone: as captured for the largest micro-batch.
         adapted: with its trainables, for the largest micro-batch.
         steps: micro-batch -> compressed training step.
-        references: micro-batch -> the same step with nothing compressed.
+        references: samples -> the largest step with nothing compressed, for all of its samples or
+            half of them: it needs many times the memory, and gradients add up.
         eval_batch: samples per run of the evaluation graph.
         evaluation, inference, optimizer: the other graphs.
         samples: what gradients are measured on.
@@ -111,7 +114,8 @@ def compile_backbone(captured: Captured, options: PackOptions,
     require_rules(adapted)
     require_gradients(adapted)
     by_batch = {largest: adapted}
-    for batch in {*batches, _INFER_BATCH} - {largest}:
+    part = _reference_batch(captured, options)
+    for batch in {*batches, _INFER_BATCH, part} - {largest}:
         on_stage("normalize", f"batch {batch}")
         by_batch[batch] = adapted_backbone(captured, batch, options)[1]
     _same_trainables(by_batch)
@@ -122,12 +126,13 @@ def compile_backbone(captured: Captured, options: PackOptions,
     by_batch = {batch: s.adapted for batch, s in sliced.items()}
     adapted = by_batch[largest]
     read_transposed(inference, sliced[largest].transposed)
-    references = {largest: differentiate(adapted, Precision(32, "store"), options.loss)}
+    references = {part: differentiate(by_batch[part], Precision(32, "store"), options.loss)}
     allocated = None
     if options.bits == "auto":
         small = _small(captured, by_batch, options)
+        saved = differentiate(adapted, Precision(32, "store"), options.loss).saved
         measured = measured_allocator(
-            small, references[largest].saved, largest, samples, loss=options.loss,
+            small, saved, largest, samples, loss=options.loss,
             threads=usable_threads(options), attention=options.attention, wholes=(inference,),
             on_stage=on_stage)
         allocated = Allocated(measured, allocation_within(
@@ -138,7 +143,7 @@ def compile_backbone(captured: Captured, options: PackOptions,
     steps = training_steps(micro, policy, options.loss)
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     evaluation = loss_model(adapted, "eval") if own_loss else forward_model(adapted, "eval")
-    for model in (references[largest].model, evaluation, inference):
+    for model in (references[part].model, evaluation, inference):
         lower(model)
     optimizer = optimizer_model(adapted.trainables, options.optimizer)
     check_emitted(optimizer)
@@ -193,6 +198,13 @@ def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGra
 def usable_threads(options: PackOptions) -> int:
     """Threads that plan, rehearsal and measurements are for."""
     return options.threads or len(os.sched_getaffinity(0))
+
+
+def _reference_batch(captured: Captured, options: PackOptions) -> int:
+    """Samples of the uncompressed step; a graph's own loss may be a mean over all of them."""
+    largest = max(options.micro_batches)
+    whole = captured.fixed_batch not in (None, 1) or options.loss == "output"
+    return largest if whole or largest % 2 or largest < _HALVED_FROM else largest // 2
 
 
 def _small(captured: Captured, by_batch: Mapping[int, Adapted], options: PackOptions) -> Adapted:

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from s2a_edge.pack import build
-from s2a_edge.pack.build import PackReport, pack
+from s2a_edge.pack import compile as compile_module
+from s2a_edge.pack.build import PackReport, pack, pack_captured
 from s2a_edge.pack.capture import Captured
 from s2a_edge.pack.compile import Compiled
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import InternalError, StorageError, UnsupportedOperatorError
-from tests.pack.compiled import LABELS, captured, compiled
+from tests.pack.compiled import LABELS, captured, compile_captured, compiled
 
 OPTIONS = PackOptions(labels=LABELS, micro_batches=(4, 2), effective_batch=8)
 ONE_BATCH = replace(OPTIONS, micro_batches=(4,))
@@ -71,6 +72,25 @@ def test_a_folder_holds_its_files_and_a_tar_the_same(vit: PackReport, resnet: Pa
     listing = subprocess.run(["tar", "tf", resnet.path], capture_output=True, text=True, check=True)
     assert listing.stdout.split()[0] == "manifest.json"
     assert set(listing.stdout.split()) == {"manifest.json", "SHA256SUMS", *resnet.manifest.files()}
+
+
+def test_the_uncompressed_step_in_halves_has_the_same_gradients(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+    monkeypatch.setattr(build, "_REPEAT", 1)
+    np.savez(tmp_path / "data.npz", labels=np.arange(8) % 5,
+             image=np.random.default_rng(5).standard_normal((8, 3, 16, 16)).astype(np.float32))
+    recipe = replace(ONE_BATCH, adapters=("bias", "lsb"), reduce=4,
+                     calibration=tmp_path / "data.npz")
+    for least, batch in ((5, 4), (4, 2)):
+        monkeypatch.setattr(compile_module, "_HALVED_FROM", least)
+        made = compile_captured(captured("tiny_vit"), adapters=("bias", "lsb"), reduce=4)
+        assert set(made.references) == {batch}
+        report = pack_captured(captured("tiny_vit"), tmp_path / f"{batch}.s2a", recipe)
+        error = report.manifest.graphs.train[-1].evidence.gradient_error
+        assert error is not None and error.total > 0
+        errors.append(error.each)
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3, abs=1e-5)
 
 
 def test_checksums_hold_for_sha256sum(vit: PackReport) -> None:
