@@ -17,7 +17,7 @@ SIGNATURES = {
     "Bundle.open": "(path, *, verify=True, trust=None)",
     "Trainer": (
         "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0, "
-        "training=True)"
+        "training=True, kernels='auto')"
     ),
     "Trainer.step": "(self, inputs, labels=None, *, lr, hyperparameters=None)",
     "Trainer.fit": (

@@ -32,6 +32,8 @@ def test_it_ships_profiles_licence_and_command(wheel: Path) -> None:
     profiles = {f"s2a_edge/device_profiles/{p.name}" for p in _ROOT.glob("device_profiles/*.toml")}
     assert profiles
     assert profiles <= set(names)
+    sources = {f"s2a_edge/native/{n}" for n in ("kernels.c", "kernels.h", "ops.c", "ort_abi.h")}
+    assert sources <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "tools/"))]
     (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 TORCH = ("torch-full", "torch-lora", "torch-bias")
-OURS = ("ours-32", "ours-8", "ours-4")
+OURS = ("ours-32", "ours-8", "ours-4", "ours-4-portable")  # without kernels in C
 MIB = 2**20
 _HERE = Path(__file__).resolve().parent
 _CLASSES = 10
@@ -76,7 +76,8 @@ def _pack(options: argparse.Namespace, name: str, folder: Path) -> Path:
     _say(f"packing {name}")
     recipe = PackOptions(labels=tuple(f"class{i}" for i in range(_CLASSES)),
                          effective_batch=options.batch, micro_batches=(options.batch,),
-                         bits=int(name.partition("-")[2]), threads=options.threads)
+                         bits=int(name.split("-")[1]), threads=options.threads,
+                         native=not name.endswith("portable"))
     return pack(f"timm:{options.model}", folder / name, recipe).path
 
 
@@ -97,9 +98,9 @@ def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Median over processes; a step's time is the median over all steps of all processes."""
     steps = [ms for run in runs for ms in run["step_ms"]]
     row = {key: statistics.median(run[key] for run in runs)
-           for key in runs[0] if key not in ("step_ms", "plan")}
+           for key in runs[0] if key not in ("step_ms", "plan", "kernels")}
     plan = runs[0].get("plan") or {}
-    return {"configuration": name, "n": len(steps), "step_ms": statistics.median(steps),
+    return {"configuration": name, "n": len(steps), "kernels": runs[0].get("kernels"), "step_ms": statistics.median(steps),
             "step_ms_min": min(steps), "step_ms_max": max(steps), **row, **plan}
 
 

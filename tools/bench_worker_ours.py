@@ -16,9 +16,9 @@ def main() -> None:
     """Runs one warm-up step and ``steps`` timed ones."""
     request = json.loads(sys.argv[1])
     bundle = Bundle.open(request["bundle"], verify=False)
-    train = bundle.manifest.graphs.train[0]
     spec = bundle.manifest.inputs[0]
     trainer = Trainer(bundle, micro_batch=request["batch"], threads=request["threads"])
+    train = bundle.manifest.graphs.train[0]  # in the form that was chosen
     rng = np.random.default_rng(0)
     images = rng.standard_normal((request["batch"], *spec.shape), dtype=np.float32)
     labels = rng.integers(request["classes"], size=request["batch"])
@@ -33,7 +33,7 @@ def main() -> None:
     peak = read_memory().peak_rss_bytes
     anon = peak - file  # the kernel keeps one peak; file pages do not shrink between steps
     print(json.dumps({
-        "step_ms": step_ms, "peak_bytes": peak, "anon_bytes": anon, "file_bytes": file,
+        "step_ms": step_ms, "kernels": "native" if trainer.native else "portable", "peak_bytes": peak, "anon_bytes": anon, "file_bytes": file,
         "arena_measured_bytes": train.evidence.arena_measured_bytes,
         "plan": {"arena_bytes": train.plan.arena_bytes, "saved_bytes": train.plan.saved_bytes,
                  "liveness_peak_bytes": train.plan.liveness_peak_bytes}}))

@@ -41,9 +41,10 @@ def infer_native(node: ir.Node) -> None:
 
 
 def native(g: GraphBuilder, op_type: str, *inputs: ir.Value, shape: tuple[int, ...],
-           **attributes: object) -> ir.Value:
+           **attributes: float | list[float]) -> ir.Value:
     """Appends one such node with one output of ``shape``."""
-    return g.multi(op_type, inputs, 1, domain=NATIVE_DOMAIN, shape=list(shape), **attributes)[0]
+    return g.multi(op_type, inputs, 1, domain=NATIVE_DOMAIN, name=None,
+                   shape=list(shape), **attributes)[0]
 
 
 __all__ = ["CODES_PER_WORD", "NATIVE_DOMAIN", "NATIVE_OPERATORS", "infer_native", "native"]
