@@ -17,14 +17,14 @@ SIGNATURES = {
     "Bundle.open": "(path, *, verify=True, trust=None)",
     "Trainer": (
         "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0, "
-        "training=True, kernels='auto')"
+        "training=True, kernels='auto', headroom_bytes=None)"
     ),
     "Trainer.step": "(self, inputs, labels=None, *, lr, hyperparameters=None)",
     "Trainer.fit": (
         "(self, data, *, val=None, epochs, lr, out, weight_decay=0.0, momentum=0.9, "
         "betas=(0.9, 0.999), eps=1e-08, max_norm=None, warmup_epochs=0.0, label_smoothing=0.0, "
         "class_weights=None, standardize=True, patience=None, augment=True, resume=False, "
-        "on_progress=None, checkpoint_every_steps=None)"
+        "on_progress=None, checkpoint_every_steps=None, step_down=True, on_step_down=None)"
     ),
     "Trainer.evaluate": "(self, data)",
     "Trainer.export": "(self, out)",

@@ -100,7 +100,8 @@ def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     row = {key: statistics.median(run[key] for run in runs)
            for key in runs[0] if key not in ("step_ms", "plan", "kernels")}
     plan = runs[0].get("plan") or {}
-    return {"configuration": name, "n": len(steps), "kernels": runs[0].get("kernels"), "step_ms": statistics.median(steps),
+    return {"configuration": name, "n": len(steps), "kernels": runs[0].get("kernels"),
+            "step_ms": statistics.median(steps),
             "step_ms_min": min(steps), "step_ms_max": max(steps), **row, **plan}
 
 

@@ -33,7 +33,8 @@ def main() -> None:
     peak = read_memory().peak_rss_bytes
     anon = peak - file  # the kernel keeps one peak; file pages do not shrink between steps
     print(json.dumps({
-        "step_ms": step_ms, "kernels": "native" if trainer.native else "portable", "peak_bytes": peak, "anon_bytes": anon, "file_bytes": file,
+        "step_ms": step_ms, "kernels": "native" if trainer.native else "portable",
+        "peak_bytes": peak, "anon_bytes": anon, "file_bytes": file,
         "arena_measured_bytes": train.evidence.arena_measured_bytes,
         "plan": {"arena_bytes": train.plan.arena_bytes, "saved_bytes": train.plan.saved_bytes,
                  "liveness_peak_bytes": train.plan.liveness_peak_bytes}}))

@@ -24,13 +24,23 @@ void unpack_times(const uint16_t* words, int64_t n, const float levels[16], cons
 void unpack_columns(const uint16_t* words, const uint16_t* scale, int64_t size, int64_t inner,
                     const float levels[16], float* out);
 
+/* y = gelu(x + bias[column]) of [rows, inner], and the codes of sigmoid(x + bias) / step */
+void gelu_words(const float* x, const float* bias, int64_t rows, int64_t inner, float step,
+                int tanh_form, float* y, uint16_t* words);
+
 /* int8 codes of each row of [rows, n], and their scale in bfloat16 */
 void quantize_rows(const float* x, int64_t rows, int64_t n, int8_t* codes, uint16_t* scales);
 void dequantize_rows(const int8_t* codes, const uint16_t* scales, int64_t rows, int64_t n,
                      float* out);
 
+/* the sum of 2 to 5 arrays, from the first to the last */
+void add_all(const float* const* x, int count, int64_t n, float* out);
+
 /* p (dp - sum(p dp)) of each row */
 void softmax_gradient(const float* p, const float* dp, int64_t rows, int64_t n, float* out);
+/* unit = (x - mean(x)) inverse, inverse = 1 / sqrt(var(x) + epsilon), y = unit gamma + beta */
+void layer_norm(const float* x, const float* gamma, const float* beta, float epsilon, int64_t rows,
+                int64_t n, float* y, float* unit, float* inverse);
 /* (u - mean(u) - x mean(u x)) inverse[row], u = dy gamma, of each row */
 void layer_norm_gradient(const float* dy, const float* gamma, const float* x, const float* inverse,
                          int64_t rows, int64_t n, float* out);

@@ -12,8 +12,8 @@
 #include "kernels.h"
 #include "ort_abi.h"
 
-#define MAX_INPUTS 4
-#define MAX_OUTPUTS 2
+#define MAX_INPUTS 5
+#define MAX_OUTPUTS 3
 #define MAX_RANK 8
 #define MAX_CHUNKS 16
 #define LEAST_CHUNK 16384 /* elements: below, a second thread costs more than it gives */
@@ -26,8 +26,8 @@ typedef struct {
   int64_t shape[MAX_RANK];
   size_t rank;
   int64_t elements; /* of the first output */
-  int64_t size, inner, offset;
-  float step;
+  int64_t size, inner, offset, tanh_form;
+  float step, epsilon;
   float levels[16];
 } Kernel;
 
@@ -42,6 +42,7 @@ struct Spec {
   OrtCustomOp op; /* first: the runtime hands this back */
   const char* name;
   int types_in[MAX_INPUTS], types_out[MAX_OUTPUTS]; /* ended by 0 */
+  enum { SHAPE, WORDS, ROWS, LAST_IS_ONE } shapes_out[MAX_OUTPUTS]; /* the first is SHAPE */
   /* elements that each input must have; 0 if the attributes fit no operand */
   int (*counts)(const Kernel*, int64_t counts[MAX_INPUTS]);
   /* elements of the first output that one unit of work makes */
@@ -188,6 +189,47 @@ static void run_layer_norm(const Job* j, int64_t first, int64_t last) {
                       last - first, n, (float*)j->out[0] + first * n);
 }
 
+static int counts_add(const Kernel* k, int64_t n[]) {
+  for (int i = 0; i < MAX_INPUTS; ++i) n[i] = k->elements;
+  return 1;
+}
+
+static void run_add(const Job* j, int64_t first, int64_t last) {
+  int64_t begin, count;
+  const float* terms[MAX_INPUTS];
+  int given = 0;
+  codes_of(j, first, last, &begin, &count);
+  for (; given < MAX_INPUTS && j->in[given]; ++given)
+    terms[given] = (const float*)j->in[given] + begin;
+  add_all(terms, given, count, (float*)j->out[0] + begin);
+}
+
+static int counts_norm(const Kernel* k, int64_t n[]) {
+  n[0] = k->elements;
+  n[1] = n[2] = k->inner;
+  return divides(k->inner, k->elements) && k->shape[k->rank - 1] == k->inner;
+}
+
+static void run_norm(const Job* j, int64_t first, int64_t last) {
+  int64_t n = j->kernel->inner;
+  layer_norm((const float*)j->in[0] + first * n, j->in[1], j->in[2], j->kernel->epsilon,
+             last - first, n, (float*)j->out[0] + first * n, (float*)j->out[1] + first * n,
+             (float*)j->out[2] + first);
+}
+
+static int counts_gelu(const Kernel* k, int64_t n[]) {
+  n[0] = k->elements;
+  n[1] = k->inner;
+  return divides(k->inner, k->elements) && divides(4, k->inner) && k->step > 0.0f;
+}
+
+static void run_gelu(const Job* j, int64_t first, int64_t last) {
+  const Kernel* k = j->kernel;
+  gelu_words((const float*)j->in[0] + first * k->inner, j->in[1], last - first, k->inner, k->step,
+             (int)k->tanh_form, (float*)j->out[0] + first * k->inner,
+             (uint16_t*)j->out[1] + first * k->inner / 4);
+}
+
 /* --- what the runtime calls */
 
 static OrtStatus* refuse(const Kernel* k, const char* why) {
@@ -204,7 +246,10 @@ static void read_attributes(Kernel* k, const OrtKernelInfo* info) {
   if (integer(info, "size", &k->size)) k->size = 0;
   if (integer(info, "inner", &k->inner)) k->inner = 0;
   if (integer(info, "offset", &k->offset)) k->offset = 0;
-  if (ORT(k->api, ORT_ATTRIBUTE_FLOAT, AttributeFloat)(info, "step", &k->step)) k->step = 1.0f;
+  if (integer(info, "tanh", &k->tanh_form)) k->tanh_form = 0;
+  AttributeFloat real = ORT(k->api, ORT_ATTRIBUTE_FLOAT, AttributeFloat);
+  if (real(info, "step", &k->step)) k->step = 1.0f;
+  if (real(info, "epsilon", &k->epsilon)) k->epsilon = 0.0f;
   if (ORT(k->api, ORT_ATTRIBUTE_FLOATS, AttributeFloats)(info, "levels", k->levels, &levels))
     memset(k->levels, 0, sizeof k->levels);
 }
@@ -257,12 +302,22 @@ static OrtStatus* operands(const Kernel* k, OrtKernelContext* context, Job* job)
   return NULL;
 }
 
+static size_t result_shape(const Kernel* k, size_t index, int64_t dims[MAX_RANK]) {
+  memcpy(dims, k->shape, sizeof k->shape);
+  switch (k->spec->shapes_out[index]) {
+    case WORDS: dims[0] = k->elements / 4; return 1;
+    case ROWS: dims[0] = k->elements / k->inner; return 1;
+    case LAST_IS_ONE: dims[k->rank - 1] = 1; return k->rank;
+    default: return k->rank;
+  }
+}
+
 static OrtStatus* results(const Kernel* k, OrtKernelContext* context, Job* job) {
   for (size_t i = 0; i < MAX_OUTPUTS && k->spec->types_out[i]; ++i) {
     OrtValue* value = NULL;
-    int64_t rows = k->inner > 0 ? k->elements / k->inner : 0; /* a second output: row scales */
-    OrtStatus* status = ORT(k->api, ORT_OUTPUT, Output)(context, i, i ? &rows : k->shape,
-                                                        i ? 1 : k->rank, &value);
+    int64_t dims[MAX_RANK];
+    size_t rank = result_shape(k, i, dims);
+    OrtStatus* status = ORT(k->api, ORT_OUTPUT, Output)(context, i, dims, rank, &value);
     if (!status && !value) return refuse(k, "an output that nothing reads");
     if (!status) status = ORT(k->api, ORT_TENSOR_DATA, TensorData)(value, &job->out[i]);
     if (status) return status;
@@ -325,20 +380,28 @@ static int op_latest(const OrtCustomOp* op) { (void)op; return INT_MAX; }
 
 #define F32 ORT_FLOAT
 static const Spec SPECS[] = {
-    {OP, "PackWords", {F32}, {ORT_UINT16}, counts_pack_words, grain_words, run_pack_words},
-    {OP, "PackColumns", {F32, F32}, {ORT_UINT16}, counts_pack_columns, grain_inner_words,
+    {OP, "PackWords", {F32}, {ORT_UINT16}, {SHAPE}, counts_pack_words, grain_words, run_pack_words},
+    {OP, "PackColumns", {F32, F32}, {ORT_UINT16}, {SHAPE}, counts_pack_columns, grain_inner_words,
      run_pack_columns},
-    {OP, "UnpackWords", {ORT_UINT16}, {F32}, counts_unpack, grain_codes, run_unpack_words},
-    {OP, "UnpackTimes", {ORT_UINT16, F32}, {F32}, counts_unpack, grain_codes, run_unpack_times},
-    {OP, "UnpackColumns", {ORT_UINT16, ORT_BFLOAT16}, {F32}, counts_unpack_columns, grain_inner,
-     run_unpack_columns},
-    {OP, "AbsoluteMaxima", {F32}, {F32}, counts_maxima, grain_inner, run_maxima},
-    {OP, "QuantizeRows", {F32}, {ORT_INT8, ORT_BFLOAT16}, counts_quantize_rows, grain_inner,
-     run_quantize_rows},
-    {OP, "DequantizeRows", {ORT_INT8, ORT_BFLOAT16}, {F32}, counts_dequantize_rows, grain_inner,
-     run_dequantize_rows},
-    {OP, "SoftmaxGradient", {F32, F32}, {F32}, counts_softmax, grain_inner, run_softmax},
-    {OP, "LayerNormGradient", {F32, F32, F32, F32}, {F32}, counts_layer_norm, grain_inner,
+    {OP, "UnpackWords", {ORT_UINT16}, {F32}, {SHAPE}, counts_unpack, grain_codes, run_unpack_words},
+    {OP, "UnpackTimes", {ORT_UINT16, F32}, {F32}, {SHAPE}, counts_unpack, grain_codes,
+     run_unpack_times},
+    {OP, "UnpackColumns", {ORT_UINT16, ORT_BFLOAT16}, {F32}, {SHAPE}, counts_unpack_columns,
+     grain_inner, run_unpack_columns},
+    {OP, "AbsoluteMaxima", {F32}, {F32}, {SHAPE}, counts_maxima, grain_inner, run_maxima},
+    {OP, "GeluWords", {F32, F32}, {F32, ORT_UINT16}, {SHAPE, WORDS}, counts_gelu, grain_inner,
+     run_gelu},
+    {OP, "QuantizeRows", {F32}, {ORT_INT8, ORT_BFLOAT16}, {SHAPE, ROWS}, counts_quantize_rows,
+     grain_inner, run_quantize_rows},
+    {OP, "DequantizeRows", {ORT_INT8, ORT_BFLOAT16}, {F32}, {SHAPE}, counts_dequantize_rows,
+     grain_inner, run_dequantize_rows},
+    {OP, "Add3", {F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add},
+    {OP, "Add4", {F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add},
+    {OP, "Add5", {F32, F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add},
+    {OP, "SoftmaxGradient", {F32, F32}, {F32}, {SHAPE}, counts_softmax, grain_inner, run_softmax},
+    {OP, "LayerNorm", {F32, F32, F32}, {F32, F32, F32}, {SHAPE, SHAPE, LAST_IS_ONE}, counts_norm,
+     grain_inner, run_norm},
+    {OP, "LayerNormGradient", {F32, F32, F32, F32}, {F32}, {SHAPE}, counts_layer_norm, grain_inner,
      run_layer_norm},
 };
 

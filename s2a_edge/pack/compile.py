@@ -25,6 +25,7 @@ from s2a_edge.pack.differentiate import (
     require_rules,
 )
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
@@ -33,7 +34,7 @@ from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.regroup import slices_to_splits
-from s2a_edge.pack.schedule import schedule
+from s2a_edge.pack.schedule import live_peak_bytes, schedule
 from s2a_edge.pack.slice_products import read_transposed, slice_products
 from s2a_edge.spec.errors import BudgetError, InternalError, SourceError
 from s2a_edge.spec.manifest import TunedBlock
@@ -154,13 +155,22 @@ def compile_backbone(captured: Captured, options: PackOptions,
 def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss, *,
                    native: bool = False) -> dict[int, StepGraph]:
     """The training step of each micro-batch, ready to be planned and emitted."""
-    steps = {batch: differentiate(adapted, policy, loss, native=native)
-             for batch, adapted in by_batch.items()}
-    for step in steps.values():
+    return {batch: _training_step(adapted, policy, loss, native=native)
+            for batch, adapted in by_batch.items()}
+
+
+def _training_step(adapted: Adapted, policy: Policy, loss: Loss, *, native: bool) -> StepGraph:
+    """With kernels in C, sums are joined unless that makes more alive at once."""
+    made: list[StepGraph] = []
+    for sums in (True, False) if native else (False,):
+        step = differentiate(adapted, policy, loss, native=native)
+        if native:
+            fuse_native(step.model, sums=sums)
         lower(step.model)
         schedule(step.model)
         check_emitted(step.model)
-    return steps
+        made.append(step)
+    return min(made, key=lambda step: live_peak_bytes(list(step.model.graph)))
 
 
 def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:

@@ -7,9 +7,9 @@ it does not.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.native import NATIVE_DOMAIN
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
     from s2a_edge.pack.graph import GraphBuilder
 
 _F32, _U16 = ir.DataType.FLOAT, ir.DataType.UINT16
-# What the first output of each is; a second one is always bfloat16, one scale for each row.
+# Types of the outputs; the first has the shape that the attribute says.
 _OUTPUTS = {
-    "PackWords": _U16, "PackColumns": _U16, "UnpackWords": _F32, "UnpackTimes": _F32,
-    "UnpackColumns": _F32, "AbsoluteMaxima": _F32, "QuantizeRows": ir.DataType.INT8,
-    "DequantizeRows": _F32, "SoftmaxGradient": _F32, "LayerNormGradient": _F32,
+    "PackWords": (_U16,), "PackColumns": (_U16,), "UnpackWords": (_F32,), "UnpackTimes": (_F32,),
+    "UnpackColumns": (_F32,), "AbsoluteMaxima": (_F32,), "GeluWords": (_F32, _U16),
+    "QuantizeRows": (ir.DataType.INT8, ir.DataType.BFLOAT16), "DequantizeRows": (_F32,),
+    "Add3": (_F32,), "Add4": (_F32,), "Add5": (_F32,), "SoftmaxGradient": (_F32,),
+    "LayerNorm": (_F32, _F32, _F32), "LayerNormGradient": (_F32,),
 }
 NATIVE_OPERATORS = frozenset(_OUTPUTS)
 CODES_PER_WORD = 4
 
 
 def infer_native(node: ir.Node) -> None:
-    """Shape and dtype of the outputs, which the attributes say."""
+    """Shape and dtype of the outputs, which follow from the attributes."""
     shape = [int(extent) for extent in node.attributes.get_ints("shape") or ()]
-    first = node.outputs[0]
-    first.dtype, first.shape = _OUTPUTS[node.op_type], ir.Shape(shape)
-    if len(node.outputs) > 1:
-        inner = node.attributes.get_int("inner", 1)
-        rows = int(np.prod(shape, dtype=np.int64)) // inner
-        node.outputs[1].dtype = ir.DataType.BFLOAT16
-        node.outputs[1].shape = ir.Shape([rows])
+    count, inner = math.prod(shape), node.attributes.get_int("inner", 1)
+    others = {"GeluWords": [[count // CODES_PER_WORD]], "QuantizeRows": [[count // inner]],
+              "LayerNorm": [shape, [*shape[:-1], 1]]}
+    shapes = [shape, *others.get(node.op_type, [])]
+    for value, dtype, made in zip(node.outputs, _OUTPUTS[node.op_type], shapes, strict=True):
+        value.dtype, value.shape = dtype, ir.Shape(made)
 
 
 def native(g: GraphBuilder, op_type: str, *inputs: ir.Value, shape: tuple[int, ...],

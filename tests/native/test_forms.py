@@ -21,6 +21,7 @@ from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
 from s2a_edge.pack.codecs.probability import ProbabilityCodec
 from s2a_edge.pack.codecs.row import RowCodec
 from s2a_edge.pack.compile import native_step
+from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import GraphBuilder, model_of, nbytes_of
 from s2a_edge.pack.native_ops import NATIVE_OPERATORS
 from s2a_edge.pack.options import PackOptions
@@ -45,9 +46,10 @@ def operators(model: ir.Model) -> set[str]:
 
 
 @pytest.mark.parametrize(("name", "bits", "expected"), [
-    ("tiny_vit", 4, {"PackWords", "UnpackWords", "SoftmaxGradient", "LayerNormGradient"}),
-    ("tiny_vit", 8, {"SoftmaxGradient", "LayerNormGradient"}),
-    ("tiny_vit", 32, {"SoftmaxGradient", "LayerNormGradient"}),
+    ("tiny_vit", 4, {"GeluWords", "UnpackTimes", "PackWords", "UnpackWords", "SoftmaxGradient",
+                     "LayerNorm", "LayerNormGradient"}),
+    ("tiny_vit", 8, {"SoftmaxGradient", "LayerNorm", "LayerNormGradient"}),
+    ("tiny_vit", 32, {"SoftmaxGradient", "LayerNorm", "LayerNormGradient"}),
 ])
 @pytest.mark.parametrize("attention", ["store", "recompute"])
 def test_both_forms_give_the_same_gradients(name: str, bits: int, expected: set[str],
@@ -177,3 +179,27 @@ def test_the_command_says_where_the_library_is(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("S2A_EDGE_NATIVE", "0")
     said = CliRunner().invoke(app, ["kernels", "--json"])
     assert said.exit_code == 1 and '"library": null' in said.output
+
+
+def test_sums_are_joined_where_no_more_is_alive() -> None:
+    x = np.random.default_rng(0).standard_normal((5, 64, 256)).astype(np.float32)
+    for sums, expected in ((True, {"Add5"}), (False, set())):
+        g = GraphBuilder(native=True)
+        terms = [g.input(f"x{i}", ir.DataType.FLOAT, x.shape[1:]) for i in range(5)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = g.op("Add", total, term)
+        model = model_of(terms, [g.op("Neg", total)], g, "sum")
+        fuse_native(model, sums=sums)
+        assert operators(model) == expected
+        out, = run(session(ir.to_proto(model)), {f"x{i}": x[i] for i in range(5)}).values()
+        np.testing.assert_array_equal(out, -(x[0] + x[1] + x[2] + x[3] + x[4]))
+
+
+def test_an_accumulator_is_not_part_of_a_sum() -> None:
+    """Its new value is written over the old one."""
+    g = GraphBuilder(native=True)
+    terms = [g.input(f"x{i}", ir.DataType.FLOAT, (64, 256)) for i in range(3)]
+    model = model_of(terms, [g.op("Add", g.op("Add", terms[0], terms[1]), terms[2])], g, "sum")
+    fuse_native(model)
+    assert not operators(model)

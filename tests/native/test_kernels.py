@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,53 @@ def test_gradients_of_rows(rows: int, inner: int, threads: int) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def gelu(x: Array, tanh: int) -> Array:
+    if tanh:
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))  # type: ignore[no-any-return]  # numpy's
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))  # type: ignore[no-any-return]  # numpy's
+
+
+@pytest.mark.parametrize("tanh", [0, 1])
+@pytest.mark.parametrize(("rows", "inner"), [(1, 4), (3, 260), (70, 512)])
+def test_gelu_and_the_code_of_its_input(rows: int, inner: int, tanh: int) -> None:
+    x, bias = 4 * noise(rows, inner), noise(inner, seed=1)
+    x[0, :4] = [-60, 60, 0, -4]
+    y, words = run("GeluWords", {"x": x, "b": bias},
+                   {"y": TensorProto.FLOAT, "w": TensorProto.UINT16}, shape=[rows, inner],
+                   inner=inner, step=1.1 / 15, tanh=tanh)
+    before = (x + bias).astype(np.float64)
+    np.testing.assert_allclose(y, gelu(before, tanh), rtol=3e-6, atol=1e-6)
+    position = 15 / 1.1 / (1 + np.exp(-before))
+    clear = np.abs(position % 1 - 0.5) > 1e-4  # elsewhere float32 may round to the other side
+    codes = (words[:, None] >> np.array([0, 4, 8, 12]) & 15).reshape(rows, inner)
+    np.testing.assert_array_equal(codes[clear], np.minimum(np.rint(position), 15)[clear])
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(1, 2), (5, 33), (300, 768)])
+def test_layer_norm_gives_the_normalized_values_too(rows: int, inner: int) -> None:
+    x, gamma, beta = 3 * noise(rows, inner) + 2, noise(inner, seed=1), noise(inner, seed=2)
+    y, unit, inverse = run("LayerNorm", {"x": x, "g": gamma, "b": beta},
+                           dict.fromkeys(("y", "u", "i"), TensorProto.FLOAT),
+                           shape=[rows, inner], inner=inner, epsilon=1e-6)
+    wide = x.astype(np.float64)
+    expected = 1 / np.sqrt(wide.var(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(inverse, expected, rtol=1e-5)
+    np.testing.assert_allclose(unit, (wide - wide.mean(1, keepdims=True)) * expected, atol=2e-5)
+    np.testing.assert_allclose(y, unit * gamma + beta, atol=1e-5)
+
+
+@pytest.mark.parametrize("terms", [3, 4, 5])
+@pytest.mark.parametrize("count", [4, 260, 40_000])
+def test_sums_add_from_the_first_to_the_last(terms: int, count: int) -> None:
+    given = [noise(count, seed=seed) for seed in range(terms)]
+    got, = run(f"Add{terms}", {f"x{i}": x for i, x in enumerate(given)}, {"y": TensorProto.FLOAT},
+               shape=[count])
+    expected = given[0]
+    for term in given[1:]:
+        expected = expected + term
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_numbers_that_are_not_finite_get_some_code() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
     words, = run("PackWords", {"x": x}, {"w": TensorProto.UINT16}, shape=[1], step=1.0, offset=8)
@@ -179,6 +227,10 @@ WORDS, FLOATS = np.zeros(64, np.uint16), np.zeros(256, np.float32)
     ("SoftmaxGradient", [FLOATS, FLOATS[:8]], {"shape": [256], "inner": 16}),
     ("LayerNormGradient", [FLOATS, FLOATS[:16], FLOATS, FLOATS[:17]],
      {"shape": [256], "inner": 16}),
+    ("LayerNorm", [FLOATS, FLOATS[:16], FLOATS[:16]], {"shape": [256], "inner": 16}),
+    ("GeluWords", [FLOATS, FLOATS[:15]], {"shape": [256], "inner": 16, "step": 0.1}),
+    ("GeluWords", [FLOATS, FLOATS[:16]], {"shape": [256], "inner": 16, "step": 0.0}),
+    ("Add3", [FLOATS, FLOATS, FLOATS[:255]], {"shape": [256]}),
 ])
 def test_operands_that_do_not_fit_are_refused(op: str, operands: list[Array],
                                               attributes: dict[str, Any]) -> None:
@@ -186,8 +238,9 @@ def test_operands_that_do_not_fit_are_refused(op: str, operands: list[Array],
     kinds = {"PackWords": TensorProto.UINT16, "PackColumns": TensorProto.UINT16,
              "QuantizeRows": TensorProto.INT8}
     results = {"y": kinds.get(op, TensorProto.FLOAT)}
-    if op == "QuantizeRows":
-        results["s"] = TensorProto.BFLOAT16
+    others = {"QuantizeRows": [TensorProto.BFLOAT16], "GeluWords": [TensorProto.UINT16],
+              "LayerNorm": [TensorProto.FLOAT] * 2}
+    results |= {f"s{i}": kind for i, kind in enumerate(others.get(op, []))}
     with pytest.raises(Exception, match=r"operand|attributes|s2a\.edge"):  # the runtime's own types
         run(op, {f"x{i}": value for i, value in enumerate(operands)}, results, **attributes)
 
