@@ -98,6 +98,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", default=ADAPTERS,
                         help="choices, each as pack's --adapters takes it")
     parser.add_argument("--bits", nargs="+", default=BITS, help="as pack's --bits takes them")
+    parser.add_argument("--only", nargs="+", metavar="ADAPTERS:BITS", help="of all combinations")
     parser.add_argument("--rank", type=int, default=PackOptions.rank)
     parser.add_argument("--reduce", type=int, default=PackOptions.reduce)
     parser.add_argument("--blocks", default=PackOptions.blocks)
@@ -118,6 +119,8 @@ def _measure(model: str, captured: Captured, options: argparse.Namespace, folder
     for adapters in options.adapters:
         uniform = 0.0
         for bits in options.bits:
+            if options.only and f"{adapters}:{bits}" not in options.only:
+                continue
             _say(f"{model}: {adapters} at {bits} bits")
             made = _compiled(captured, adapters, bits, options, int(options.auto_share * uniform))
             rows.append(_row(model, adapters, bits, made, options.batch))
