@@ -205,6 +205,21 @@ void add_all(const float* const* x, int count, int64_t n, float* out) {
   }
 }
 
+void column_sums(const float* x, int64_t rows, int64_t inner, int64_t columns, float* out) {
+  float part[RUN];
+  for (int64_t c = 0; c < columns; c += RUN) {
+    int64_t some = columns - c < RUN ? columns - c : RUN;
+    for (int64_t k = 0; k < some; ++k) out[c + k] = 0.0f;
+    for (int64_t row = 0; row < rows; row += 32) { /* in parts, for small rounding errors */
+      int64_t end = rows - row < 32 ? rows : row + 32;
+      for (int64_t k = 0; k < some; ++k) part[k] = 0.0f;
+      for (int64_t r = row; r < end; ++r)
+        for (int64_t k = 0; k < some; ++k) part[k] += x[r * inner + c + k];
+      for (int64_t k = 0; k < some; ++k) out[c + k] += part[k];
+    }
+  }
+}
+
 void softmax_gradient(const float* p, const float* dp, int64_t rows, int64_t n, float* out) {
   for (int64_t row = 0; row < rows; ++row, p += n, dp += n, out += n) {
     float sum = 0.0f;

@@ -36,6 +36,9 @@ void dequantize_rows(const int8_t* codes, const uint16_t* scales, int64_t rows, 
 /* the sum of 2 to 5 arrays, from the first to the last */
 void add_all(const float* const* x, int count, int64_t n, float* out);
 
+/* the sum of each of `columns` columns, which lie side by side in [rows, inner] */
+void column_sums(const float* x, int64_t rows, int64_t inner, int64_t columns, float* out);
+
 /* p (dp - sum(p dp)) of each row */
 void softmax_gradient(const float* p, const float* dp, int64_t rows, int64_t n, float* out);
 /* unit = (x - mean(x)) inverse, inverse = 1 / sqrt(var(x) + epsilon), y = unit gamma + beta */

@@ -48,6 +48,7 @@ struct Spec {
   /* elements of the first output that one unit of work makes */
   int64_t (*grain)(const Kernel*);
   void (*run)(const Job*, int64_t first, int64_t last);
+  int64_t (*work)(const Kernel*); /* elements that are read; NULL: those of the first output */
 };
 
 static int divides(int64_t part, int64_t whole) { return part > 0 && whole % part == 0; }
@@ -204,6 +205,24 @@ static void run_add(const Job* j, int64_t first, int64_t last) {
   add_all(terms, given, count, (float*)j->out[0] + begin);
 }
 
+#define SUM_COLUMNS 128 /* a unit: wide enough for whole cache lines, narrow enough to share */
+
+static int64_t grain_columns(const Kernel* k) { (void)k; return SUM_COLUMNS; }
+static int64_t work_columns(const Kernel* k) { return k->elements * k->size; }
+
+static int counts_columns(const Kernel* k, int64_t n[]) {
+  n[0] = k->elements * k->size;
+  return k->size > 0 && k->elements <= INT64_C(1) << 32;
+}
+
+static void run_columns(const Job* j, int64_t first, int64_t last) {
+  const Kernel* k = j->kernel;
+  int64_t begin = first * SUM_COLUMNS, end = last * SUM_COLUMNS;
+  if (end > k->elements) end = k->elements;
+  column_sums((const float*)j->in[0] + begin, k->size, k->elements, end - begin,
+              (float*)j->out[0] + begin);
+}
+
 static int counts_norm(const Kernel* k, int64_t n[]) {
   n[0] = k->elements;
   n[1] = n[2] = k->inner;
@@ -340,8 +359,9 @@ static OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   if (status) return status;
   int64_t grain = k->spec->grain(k);
   job.units = (k->elements + grain - 1) / grain;
-  int64_t chunks = k->elements / LEAST_CHUNK;
+  int64_t chunks = (k->spec->work ? k->spec->work(k) : k->elements) / LEAST_CHUNK;
   chunks = chunks < 1 ? 1 : chunks > MAX_CHUNKS ? MAX_CHUNKS : chunks;
+  if (chunks > job.units) chunks = job.units;
   job.per_chunk = (job.units + chunks - 1) / chunks;
   if (chunks == 1) {
     chunk(&job, 0);
@@ -380,29 +400,34 @@ static int op_latest(const OrtCustomOp* op) { (void)op; return INT_MAX; }
 
 #define F32 ORT_FLOAT
 static const Spec SPECS[] = {
-    {OP, "PackWords", {F32}, {ORT_UINT16}, {SHAPE}, counts_pack_words, grain_words, run_pack_words},
+    {OP, "PackWords", {F32}, {ORT_UINT16}, {SHAPE}, counts_pack_words, grain_words,
+     run_pack_words, NULL},
     {OP, "PackColumns", {F32, F32}, {ORT_UINT16}, {SHAPE}, counts_pack_columns, grain_inner_words,
-     run_pack_columns},
-    {OP, "UnpackWords", {ORT_UINT16}, {F32}, {SHAPE}, counts_unpack, grain_codes, run_unpack_words},
+     run_pack_columns, NULL},
+    {OP, "UnpackWords", {ORT_UINT16}, {F32}, {SHAPE}, counts_unpack, grain_codes,
+     run_unpack_words, NULL},
     {OP, "UnpackTimes", {ORT_UINT16, F32}, {F32}, {SHAPE}, counts_unpack, grain_codes,
-     run_unpack_times},
+     run_unpack_times, NULL},
     {OP, "UnpackColumns", {ORT_UINT16, ORT_BFLOAT16}, {F32}, {SHAPE}, counts_unpack_columns,
-     grain_inner, run_unpack_columns},
-    {OP, "AbsoluteMaxima", {F32}, {F32}, {SHAPE}, counts_maxima, grain_inner, run_maxima},
+     grain_inner, run_unpack_columns, NULL},
+    {OP, "AbsoluteMaxima", {F32}, {F32}, {SHAPE}, counts_maxima, grain_inner, run_maxima, NULL},
     {OP, "GeluWords", {F32, F32}, {F32, ORT_UINT16}, {SHAPE, WORDS}, counts_gelu, grain_inner,
-     run_gelu},
+     run_gelu, NULL},
     {OP, "QuantizeRows", {F32}, {ORT_INT8, ORT_BFLOAT16}, {SHAPE, ROWS}, counts_quantize_rows,
-     grain_inner, run_quantize_rows},
+     grain_inner, run_quantize_rows, NULL},
     {OP, "DequantizeRows", {ORT_INT8, ORT_BFLOAT16}, {F32}, {SHAPE}, counts_dequantize_rows,
-     grain_inner, run_dequantize_rows},
-    {OP, "Add3", {F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add},
-    {OP, "Add4", {F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add},
-    {OP, "Add5", {F32, F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add},
-    {OP, "SoftmaxGradient", {F32, F32}, {F32}, {SHAPE}, counts_softmax, grain_inner, run_softmax},
+     grain_inner, run_dequantize_rows, NULL},
+    {OP, "Add3", {F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add, NULL},
+    {OP, "Add4", {F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add, NULL},
+    {OP, "Add5", {F32, F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add, NULL},
+    {OP, "ColumnSums", {F32}, {F32}, {SHAPE}, counts_columns, grain_columns, run_columns,
+     work_columns},
+    {OP, "SoftmaxGradient", {F32, F32}, {F32}, {SHAPE}, counts_softmax, grain_inner, run_softmax,
+     NULL},
     {OP, "LayerNorm", {F32, F32, F32}, {F32, F32, F32}, {SHAPE, SHAPE, LAST_IS_ONE}, counts_norm,
-     grain_inner, run_norm},
+     grain_inner, run_norm, NULL},
     {OP, "LayerNormGradient", {F32, F32, F32, F32}, {F32}, {SHAPE}, counts_layer_norm, grain_inner,
-     run_layer_norm},
+     run_layer_norm, NULL},
 };
 
 /* What SessionOptions.register_custom_ops_library calls. */

@@ -28,6 +28,7 @@ _FLOAT = ir.DataType.FLOAT
 _MOST_TERMS = 5
 # Sums of less are not worth a kernel.
 _LEAST_SUM = 16_384
+_LEAST_COLUMNS = 64
 
 
 def fuse_native(model: ir.Model, *, sums: bool = True) -> None:
@@ -45,6 +46,8 @@ def fuse_native(model: ir.Model, *, sums: bool = True) -> None:
             _decoded_factor(graph, node)
         elif node.op_type == "LayerNormalization":
             _scaled_norm(graph, node)
+        elif node.op_type == "ReduceSum":
+            _column_sums(graph, node)
     for node in reversed(list(graph)) if sums else ():
         if node.graph is graph and node.op_type == "Add" and not node.domain:
             _sum(graph, node)
@@ -101,6 +104,20 @@ def _decoded_factor(graph: ir.Graph, unpack: ir.Node) -> None:
         return
     _replace(graph, mul, "UnpackTimes", [words, other], [mul.outputs[0]], [mul, unpack],
              shape=list(shape_of(decoded)), levels=list(unpack.attributes["levels"].as_floats()))
+
+
+def _column_sums(graph: ir.Graph, node: ir.Node) -> None:
+    """The sum over all axes but the last: a bias's gradient."""
+    x, axes = node.inputs[:2] if len(node.inputs) > 1 else (None, None)
+    if x is None or axes is None or axes.const_value is None or dtype_of(x) != _FLOAT:
+        return
+    shape = shape_of(x)
+    reduced = {int(axis) % len(shape) for axis in axes.const_value.numpy().reshape(-1)}
+    count = math.prod(shape)
+    if reduced != set(range(len(shape) - 1)) or count < _LEAST_SUM or shape[-1] < _LEAST_COLUMNS:
+        return
+    _replace(graph, node, "ColumnSums", [x], [node.outputs[0]], [node],
+             shape=list(shape_of(node.outputs[0])), size=count // shape[-1])
 
 
 def _scaled_norm(graph: ir.Graph, norm: ir.Node) -> None:

@@ -195,6 +195,13 @@ def test_sums_add_from_the_first_to_the_last(terms: int, count: int) -> None:
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 130), (197, 768), (3_000, 65)])
+def test_sums_of_columns(rows: int, columns: int) -> None:
+    x = noise(rows, columns) + 1
+    got, = run("ColumnSums", {"x": x}, {"y": TensorProto.FLOAT}, shape=[1, columns], size=rows)
+    np.testing.assert_allclose(got[0], x.astype(np.float64).sum(0), rtol=2e-6)
+
+
 def test_numbers_that_are_not_finite_get_some_code() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
     words, = run("PackWords", {"x": x}, {"w": TensorProto.UINT16}, shape=[1], step=1.0, offset=8)
@@ -230,6 +237,8 @@ WORDS, FLOATS = np.zeros(64, np.uint16), np.zeros(256, np.float32)
     ("LayerNorm", [FLOATS, FLOATS[:16], FLOATS[:16]], {"shape": [256], "inner": 16}),
     ("GeluWords", [FLOATS, FLOATS[:15]], {"shape": [256], "inner": 16, "step": 0.1}),
     ("GeluWords", [FLOATS, FLOATS[:16]], {"shape": [256], "inner": 16, "step": 0.0}),
+    ("ColumnSums", [FLOATS], {"shape": [16], "size": 17}),
+    ("ColumnSums", [FLOATS], {"shape": [16], "size": 0}),
     ("Add3", [FLOATS, FLOATS, FLOATS[:255]], {"shape": [256]}),
 ])
 def test_operands_that_do_not_fit_are_refused(op: str, operands: list[Array],
