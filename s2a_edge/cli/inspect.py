@@ -114,6 +114,7 @@ def _recipe_table(manifest: Manifest) -> Table:
         "blocks": manifest.tuning.blocks,
         "target modules": manifest.tuning.target_modules,
         "bits of saved values": recipe.bits,
+        "frozen weights": _frozen(manifest),
         "attention": recipe.attention,
         "gradient errors measured on": _calibration(manifest),
         "optimizer": recipe.optimizer,
@@ -129,6 +130,14 @@ def _recipe_table(manifest: Manifest) -> Table:
         if value is not None:
             made.add_row(name, str(value))
     return made
+
+
+def _frozen(manifest: Manifest) -> str:
+    frozen = manifest.frozen
+    error = frozen.logits_error
+    return frozen.storage if error is None else (
+        f"{frozen.storage}, {error:.2%} error of the output before training"
+    )
 
 
 def _calibration(manifest: Manifest) -> str | None:

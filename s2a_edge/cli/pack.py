@@ -109,6 +109,10 @@ def pack(  # one parameter for each option: that is how typer declares them
             "the gradient error that it causes."
         ),
     ] = "4",
+    frozen: Annotated[
+        str,
+        typer.Option(help="How frozen weights are kept: fp32, fp16, int8 or int4."),
+    ] = "fp32",
     budget: Annotated[
         str | None,
         typer.Option(
@@ -193,6 +197,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         "blocks": blocks,
         "target_modules": target_modules,
         "bits": parse_bits(bits),
+        "frozen": frozen,
         "budget_bytes": parse_bytes(budget, where="--budget") if budget else None,
         "saved_budget_bytes": parse_bytes(saved_budget, where="--saved-budget")
         if saved_budget
@@ -267,6 +272,11 @@ def _report_table(report: PackReport) -> Table:
         made.add_row(
             f"trainables: {group.adapter}",
             f"{group.tensors} tensors, {group.parameters:,} parameters, {group.share:.3%}",
+        )
+    if manifest.frozen.logits_error is not None:
+        made.add_row(
+            f"{manifest.frozen.storage} weights",
+            f"{manifest.frozen.logits_error:.2%} error of the output before training",
         )
     for graph in manifest.graphs.train:
         plan, seen = graph.plan, graph.evidence

@@ -28,7 +28,7 @@ from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
-from s2a_edge.pack.rehearse import gradient_error, rehearse, run_graph
+from s2a_edge.pack.rehearse import gradient_error, output_error, rehearse, run_graph
 from s2a_edge.spec.budget import does_not_fit, requirement
 from s2a_edge.spec.bundle_write import write_bundle
 from s2a_edge.spec.errors import StorageError
@@ -189,7 +189,7 @@ class _Files:
         self.threads = usable_threads(options)
         self.on_stage = on_stage
         on_stage("emit", f"{len(compiled.steps)} training graphs")
-        entries = emit_weights(compiled.models, folder / WEIGHTS_NAME)
+        entries = emit_weights(compiled.models, folder / WEIGHTS_NAME, compiled.coder.wholes)
         self.weights: dict[str, WeightEntry] = {e.name: e for e in entries}
         self.initial = {t.name: t.initial for t in compiled.trainables}
         self.samples = compiled.samples
@@ -213,7 +213,8 @@ class _Files:
                                              task(self.options)),
                         OptimizerGraph("optimizer.onnx", plan, evidence))
         return describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
-                                 versions(), self.samples.record(max(compiled.steps)))
+                                 versions(), self.samples.record(max(compiled.steps)),
+                                 self._logits_error())
 
     def _train(self, batch: int) -> BatchGraph:
         step = self.compiled.steps[batch]
@@ -251,6 +252,29 @@ class _Files:
         inputs.unlink()
         outputs.unlink()
         return plan, evidence
+
+    def _logits_error(self) -> float | None:
+        """What coding the weights does to the evaluation graph's output, over all samples."""
+        exact = self.compiled.uncoded_evaluation
+        if exact is None:
+            return None
+        self.on_stage("weights", "effect of coding")
+        folder = self.folder / "uncoded"
+        folder.mkdir()
+        emit_model(exact, {e.name: e for e in emit_weights([exact], folder / WEIGHTS_NAME)},
+                   folder / "eval.onnx")
+        pairs = []
+        for number in range(self.samples.batches(self.compiled.eval_batch)):
+            inputs = self.folder / f"batch{number}.npz"
+            self._write_inputs(inputs, exact, number)
+            pair = folder / f"coded{number}.npz", folder / f"exact{number}.npz"
+            self._run(self.folder / "eval.onnx", inputs, pair[0])
+            self._run(folder / "eval.onnx", inputs, pair[1])
+            pairs.append(pair)
+            inputs.unlink()
+        error = output_error(pairs)
+        shutil.rmtree(folder)
+        return error
 
     def _gradient_error(self, graph: Path, first: Path, *, batch: int, kernels: Path | None,
                         ) -> GradientError:

@@ -25,6 +25,7 @@ from s2a_edge.pack.differentiate import (
     require_rules,
 )
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
@@ -75,6 +76,8 @@ class Compiled:
         samples: what gradients are measured on.
         allocated: how bits were chosen, with ``--bits auto``.
         by_batch: micro-batch -> what its step is made of, to make it again with other bits.
+        coder: how frozen weights are kept.
+        uncoded_evaluation: the evaluation graph with float32 weights; None where none is coded.
     """
 
     backbone: Backbone
@@ -88,6 +91,8 @@ class Compiled:
     samples: Samples
     allocated: Allocated | None
     by_batch: dict[int, Adapted]
+    coder: FrozenCoder
+    uncoded_evaluation: ir.Model | None
 
     @property
     def trainables(self) -> tuple[Trainable, ...]:
@@ -141,25 +146,32 @@ def compile_backbone(captured: Captured, options: PackOptions,
     policy = fixed_policy(options) if allocated is None else allocated.allocation
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
     micro = {b: by_batch[b] for b in batches}
-    steps = training_steps(micro, policy, options.loss)
-    on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     evaluation = loss_model(adapted, "eval") if own_loss else forward_model(adapted, "eval")
     for model in (references[part].model, evaluation, inference):
         lower(model)
+    if options.frozen != "fp32":
+        on_stage("weights", options.frozen)
+    coder = FrozenCoder(options.frozen, evaluation, inference)
+    uncoded = evaluation.clone() if coder else None
+    for model in (references[part].model, evaluation):
+        coder.apply(model)
+    steps = training_steps(micro, policy, options.loss, coder)
+    on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     optimizer = optimizer_model(adapted.trainables, options.optimizer)
     check_emitted(optimizer)
     return Compiled(backbone, adapted, steps, references, largest, evaluation,
-                    inference, optimizer, samples, allocated, micro)
+                    inference, optimizer, samples, allocated, micro, coder, uncoded)
 
 
-def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss, *,
-                   native: bool = False) -> dict[int, StepGraph]:
+def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
+                   coder: FrozenCoder, *, native: bool = False) -> dict[int, StepGraph]:
     """The training step of each micro-batch, ready to be planned and emitted."""
-    return {batch: _training_step(adapted, policy, loss, native=native)
+    return {batch: _training_step(adapted, policy, loss, coder, native=native)
             for batch, adapted in by_batch.items()}
 
 
-def _training_step(adapted: Adapted, policy: Policy, loss: Loss, *, native: bool) -> StepGraph:
+def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCoder, *,
+                   native: bool) -> StepGraph:
     """With kernels in C, sums are joined unless that makes more alive at once."""
     made: list[StepGraph] = []
     for sums in (True, False) if native else (False,):
@@ -168,6 +180,7 @@ def _training_step(adapted: Adapted, policy: Policy, loss: Loss, *, native: bool
             fuse_native(step.model, sums=sums)
         lower(step.model)
         schedule(step.model)
+        coder.apply(step.model)
         check_emitted(step.model)
         made.append(step)
     return min(made, key=lambda step: live_peak_bytes(list(step.model.graph)))
@@ -199,7 +212,8 @@ def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGra
     """One training step with kernels in C; None where it has no node that could use one."""
     chosen = compiled.allocated
     policy = fixed_policy(options) if chosen is None else chosen.allocation
-    made = training_steps({batch: compiled.by_batch[batch]}, policy, options.loss, native=True)
+    made = training_steps({batch: compiled.by_batch[batch]}, policy, options.loss,
+                          compiled.coder, native=True)
     step = made[batch]
     uses = any(node.domain == NATIVE_DOMAIN for node in step.model.graph)
     return step if uses else None

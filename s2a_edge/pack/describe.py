@@ -16,6 +16,7 @@ from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.pack.interface import input_specs, task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.saving import SavedValue as Saved
+from s2a_edge.spec.frozen_weights import FrozenWeights
 from s2a_edge.spec.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -48,7 +49,7 @@ def with_gradient_error(evidence: Evidence, error: GradientError) -> Evidence:
 
 def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
              weights: tuple[WeightEntry, ...], versions: dict[str, str],
-             calibration: Calibration) -> Manifest:
+             calibration: Calibration, logits_error: float | None = None) -> Manifest:
     """All of ``manifest.json``."""
     backbone = compiled.backbone
     saved = compiled.steps[max(compiled.steps)].saved
@@ -67,9 +68,16 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         trainables=tuple(Trainable(t.name, tuple(t.initial.shape), t.kind, t.module, t.decay,  # type: ignore[arg-type]  # kinds of adapt are the manifest's
                                    t.initial.nbytes) for t in compiled.trainables),
         saved=tuple(_saved(s, compiled.allocated) for s in saved),
-        weights=weights, graphs=graphs, compat=Compat(ONNXRUNTIME_MIN, ("cpu", "cuda")),
+        weights=weights, graphs=graphs, compat=_compat(compiled),
         precision=precision(compiled, options, calibration),
-        tuning=tuning(compiled.adapted, options))
+        tuning=tuning(compiled.adapted, options),
+        frozen=FrozenWeights(options.frozen, logits_error, compiled.coder.record()))
+
+
+def _compat(compiled: Compiled) -> Compat:
+    """4-bit weights are unpacked by an operator that the CUDA provider lacks."""
+    packed = any(run.codec == "int4" for run in compiled.coder.record())
+    return Compat(ONNXRUNTIME_MIN, ("cpu",) if packed else ("cpu", "cuda"))
 
 
 def _saved(saved: Saved, allocated: Allocated | None) -> SavedValue:

@@ -7,13 +7,21 @@ axes, codebooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import CONSTANT_KEY, MICROSOFT, OPSET, PART_KEY, shape_of
+from s2a_edge.pack.graph import (
+    CODED_KEY,
+    CONSTANT_KEY,
+    MICROSOFT,
+    OPSET,
+    PART_KEY,
+    dtype_of,
+    shape_of,
+)
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
@@ -25,8 +33,13 @@ WEIGHTS_NAME = "weights.bin"
 INLINE_BELOW_BYTES = 4096
 
 
-def frozen_tensors(models: Iterable[ir.Model]) -> dict[str, ir.TensorProtocol]:
+def frozen_tensors(models: Iterable[ir.Model], coded: Collection[str] = (),
+                   ) -> dict[str, ir.TensorProtocol]:
     """The tensors of ``models`` that belong into ``weights.bin``, by name.
+
+    Args:
+        models: graphs that share the file.
+        coded: names of weights that are kept as codes and so left out themselves.
 
     Raises:
         InternalError: if two graphs hold different tensors under one name.
@@ -38,7 +51,8 @@ def frozen_tensors(models: Iterable[ir.Model]) -> dict[str, ir.TensorProtocol]:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             # A part is written with its whole; by itself where no graph reads the whole.
-            if tensor is None or not is_weight(value) or _whole(value) in present:
+            if (tensor is None or not is_weight(value) or _whole(value) in present
+                    or name in coded):
                 continue
             before = found.setdefault(name, tensor)
             if before is not tensor and not _equal(before, tensor):
@@ -56,20 +70,22 @@ def _whole(value: ir.Value) -> str | None:
 def is_weight(value: ir.Value) -> bool:
     """Whether an initializer belongs into ``weights.bin``."""
     return (value.const_value is not None and CONSTANT_KEY not in value.metadata_props
-            and value.const_value.nbytes >= INLINE_BELOW_BYTES)
+            and (value.const_value.nbytes >= INLINE_BELOW_BYTES
+                 or CODED_KEY in value.metadata_props))
 
 
 def _equal(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
     return a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy())
 
 
-def emit_weights(models: Sequence[ir.Model], path: Path) -> tuple[WeightEntry, ...]:
-    """Writes ``weights.bin``; tensors are taken one at a time.
+def emit_weights(models: Sequence[ir.Model], path: Path, coded: Collection[str] = (),
+                 ) -> tuple[WeightEntry, ...]:
+    """Writes ``weights.bin``; tensors are taken one at a time, those named in ``coded`` not at all.
 
     Raises:
         StorageError: if the disk refuses.
     """
-    tensors = frozen_tensors(models)
+    tensors = frozen_tensors(models, coded)
     wholes = tuple(write_weights(path, ((name, t.numpy()) for name, t in tensors.items())))
     return (*wholes, *_parts(models, {entry.name: entry for entry in wholes}))
 
@@ -109,11 +125,13 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     kept = {name: graph.initializers[name].const_value for name in used}
     try:
         for name in used:
-            entry = weights[name]
-            graph.initializers[name].const_value = ir.ExternalTensor(
-                WEIGHTS_NAME, entry.offset, entry.size_bytes, ir.DataType.from_numpy(
-                    np.dtype(entry.dtype)),
-                shape=ir.Shape(list(entry.shape)), name=name, base_dir=path.parent)
+            value, entry = graph.initializers[name], weights.get(name)
+            # A skeleton may name weights that are kept as codes: what they are is left out anyway.
+            assert entry is not None or skeleton, f"{name} is not in {WEIGHTS_NAME}"
+            offset, size_bytes = (entry.offset, entry.size_bytes) if entry else (0, 0)
+            value.const_value = ir.ExternalTensor(
+                WEIGHTS_NAME, offset, size_bytes, dtype_of(value),
+                shape=ir.Shape(list(shape_of(value))), name=name, base_dir=path.parent)
         proto = ir.to_proto(model)
     finally:
         for name, tensor in kept.items():

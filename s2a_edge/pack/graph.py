@@ -30,6 +30,8 @@ CONSTANT_KEY = "s2a.constant"
 FOLDED_KEY = "s2a.folded"
 # Marks nodes whose outputs are cheaper to compute again in the backward than to keep.
 RECOMPUTE_KEY = "s2a.recompute"
+# Marks an initializer that belongs to a coded weight: kept among the weights, however small.
+CODED_KEY = "s2a.coded"
 # Marks an initializer that is a run of rows of a stored matrix: "<first row>:<name of the matrix>".
 PART_KEY = "s2a.part"
 
@@ -299,7 +301,7 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 
 __all__ = [
-    "CONSTANT_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT", "MODULE_KEY", "OPSET",
-    "PART_KEY", "RECOMPUTE_KEY", "GraphBuilder", "dtype_of", "infer_outputs", "model_of",
-    "module_of", "nbytes_of", "shape_of",
+    "CODED_KEY", "CONSTANT_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT",
+    "MODULE_KEY", "OPSET", "PART_KEY", "RECOMPUTE_KEY", "GraphBuilder", "dtype_of",
+    "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]

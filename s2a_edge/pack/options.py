@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from s2a_edge.pack.adapt import ADAPTERS, AdapterSizes, Tuning
 from s2a_edge.pack.optimizer import SCALARS
@@ -13,6 +13,7 @@ from s2a_edge.pack.precision import BITS, Attention
 from s2a_edge.pack.selection import ALL
 from s2a_edge.spec.calibration import MAX_SAMPLES
 from s2a_edge.spec.errors import UsageError
+from s2a_edge.spec.frozen_weights import FrozenStorage
 from s2a_edge.spec.task_ports import HEAD_LOSSES, Loss
 
 
@@ -40,6 +41,7 @@ class PackOptions:
             manner of PEFT; None: all.
         bits: bits per saved value: 2, 3, 4, 8, 16 or 32 (off); ``auto``: chosen for each value by
             the gradient error that it causes.
+        frozen: how frozen weights are kept: ``fp32``, ``fp16``, ``int8`` or ``int4``.
         budget_bytes: of the whole process of training, which the bundle must fit with its largest
             micro-batch; ``auto`` uses it up. None: any.
         saved_budget_bytes: with ``auto``, most bytes of saved values per sample. None: what 4 bits
@@ -77,6 +79,7 @@ class PackOptions:
     blocks: str = ALL
     target_modules: str | None = None
     bits: int | Literal["auto"] = 4
+    frozen: FrozenStorage = "fp32"
     budget_bytes: int | None = None
     saved_budget_bytes: int | None = None
     attention: Attention = "auto"
@@ -136,6 +139,8 @@ class PackOptions:
             ("--labels", all(label.strip() for label in self.labels), "a name for every class",
              "an empty label"),
             ("--bits", self.bits in (*BITS, "auto"), f"auto or one of {BITS}", str(self.bits)),
+            ("--frozen", self.frozen in get_args(FrozenStorage),
+             " or ".join(get_args(FrozenStorage)), str(self.frozen)),
             ("--budget", self.budget_bytes is None or self.budget_bytes > 0, "more than nothing",
              str(self.budget_bytes)),
             ("--saved-budget", self.saved_budget_bytes is None or self.saved_budget_bytes > 0,

@@ -9,6 +9,7 @@ step, and the gradients against those of the uncompressed step.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -166,6 +167,29 @@ def gradient_error(batches: Sequence[tuple[Path, Path]]) -> GradientError:
     return GradientError(total=_rms(got - true) / (_rms(true) or 1.0),
                          cosine=float(got @ true) / norms, max=each[worst],
                          median=statistics.median(each.values()), worst=worst, each=each)
+
+
+def output_error(batches: Sequence[tuple[Path, Path]]) -> float:
+    """Relative error of a graph's outputs against another's, over all batches.
+
+    Args:
+        batches: of each the outputs (npz) of the graph and of the exact one.
+
+    Raises:
+        SourceError: if the exact outputs are not finite.
+    """
+    error = total = 0.0
+    for path, exact_path in batches:
+        with np.load(path) as archive, np.load(exact_path) as exact:
+            for name in exact.files:
+                true = exact[name].astype(np.float64)
+                error += float(np.square(archive[name] - true).sum())
+                total += float(np.square(true).sum())
+    if not math.isfinite(total):
+        raise SourceError(where="evaluation of the backbone", expected="finite numbers",
+                          got="infinity or NaN, also with float32 weights",
+                          todo="check the backbone's weights and the preprocessing (--mean, --std)")
+    return min(math.sqrt(error / total), 1e30) if total else 0.0
 
 
 def _gradients(outputs: Path) -> dict[str, np.ndarray]:

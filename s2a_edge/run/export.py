@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from s2a_edge.run.device_tensor import Array
 from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError
+from s2a_edge.spec.frozen_weights import decode_weight, decoded_shapes
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_export import NamedTensor, export_model
 
@@ -31,6 +33,7 @@ def export(
     scaling: TargetScaling | None = None,
 ) -> Path:
     """Write the tuned model; frozen weights are streamed from the bundle, never all in memory.
+    Those that it keeps as codes are decoded one at a time: the model holds float32.
 
     What it gives out is ``logits``: scores before softmax or sigmoid; of regressed numbers the
     predictions in their own units, since ``scaling`` is folded into the head.
@@ -67,8 +70,13 @@ def export(
         for name, values in parameters.items()
     ]
     weights = bundle.weights()
+    coded = decoded_shapes(manifest.frozen)
     frozen = [
-        NamedTensor(name, weights[name].dtype.name, weights[name].shape, weights[name])
+        NamedTensor(
+            name, "float32", coded[name], partial(decode_weight, manifest.frozen, name, weights)
+        )
+        if name in coded
+        else NamedTensor(name, weights[name].dtype.name, weights[name].shape, weights[name])
         for name in manifest.graphs.infer.weights
     ]
     export_model(bundle.file(manifest.graphs.infer.file), [*frozen, *tuned], out)

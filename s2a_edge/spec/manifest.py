@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from s2a_edge.spec import strict_json
+from s2a_edge.spec.frozen_weights import FrozenWeights
 from s2a_edge.spec.manifest_checks import WEIGHTS_ALIGNMENT_BYTES, check_consistency
 from s2a_edge.spec.manifest_data import (
     AnyPreprocessing,
@@ -52,7 +53,9 @@ FORMAT_VERSION: Final = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 # What holds of bundles that were packed before these could be chosen.
-_FIRST_PRECISION, _FIRST_TUNING = Precision(), Tuning()
+_FIRST_PRECISION, _FIRST_TUNING, _FIRST_FROZEN = Precision(), Tuning(), FrozenWeights()
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the backbone came from."""
@@ -181,6 +184,7 @@ class Manifest:
     compat: Compat
     precision: Precision = _FIRST_PRECISION
     tuning: Tuning = _FIRST_TUNING
+    frozen: FrozenWeights = _FIRST_FROZEN
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from s2a_edge.spec.frozen_weights import check_coded, decoded_shapes
 from s2a_edge.spec.strict_json import refuse
 from s2a_edge.spec.text_inputs import TEXT_INPUTS, TOKENIZER_NAME, TOKENS_INPUT
 
@@ -25,6 +26,7 @@ def check_consistency(manifest: Manifest) -> None:
     _check_names(manifest)
     _check_sizes(manifest)
     check_weight_table(manifest.weights)
+    check_coded(manifest.frozen, manifest.weights)
     _check_graphs(manifest)
     _check_task(manifest)
     _check_text(manifest)
@@ -79,10 +81,11 @@ def _check_names(manifest: Manifest) -> None:
     _check_unique("trainables", (x.name for x in manifest.trainables))
     _check_unique("weights", (x.name for x in manifest.weights))
     _check_unique("graphs.infer.weights", manifest.graphs.infer.weights)
-    known = {x.name for x in manifest.weights}
+    known = {x.name for x in manifest.weights} | decoded_shapes(manifest.frozen).keys()
     for i, name in enumerate(manifest.graphs.infer.weights):
         if name not in known:
-            refuse(f"manifest.json: graphs.infer.weights[{i}]", "a name in weights", ascii(name))
+            expected = "a name in weights or frozen.coded"
+            refuse(f"manifest.json: graphs.infer.weights[{i}]", expected, ascii(name))
 
 
 def _check_unique(place: str, names: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ that no more than one chunk is ever held in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,19 @@ class NamedTensor:
         dtype: ONNX element type, ``float32``.
         shape: its dimensions.
         data: its little-endian, row-major bytes, or an array of them; ``np.memmap`` is best, then
-            pages come and go as they are written.
+            pages come and go as they are written. A function gives them when they are written.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: memoryview | np.ndarray[Any, Any]
+    data: memoryview | np.ndarray[Any, Any] | Callable[[], np.ndarray[Any, Any]]
+
+    @property
+    def size_bytes(self) -> int:
+        """What dtype and shape need."""
+        _, bits = _CODES.get(self.dtype, (0, 0))
+        return (math.prod(self.shape) * bits + 7) // 8
 
     def byte_view(self) -> memoryview:
         """The bytes, copied only where the array is not contiguous.
@@ -52,18 +58,17 @@ class NamedTensor:
         Raises:
             InternalError: there are more or fewer than dtype and shape need.
         """
-        data = self.data
+        data = self.data() if callable(self.data) else self.data
         if isinstance(data, np.ndarray):
             flat = np.ascontiguousarray(data.astype(data.dtype.newbyteorder("<"), copy=False))
             data = flat.reshape(-1).view(np.uint8).data
         # cast() refuses views without elements.
         view = data.cast("B") if data.nbytes else memoryview(b"")
         _, bits = _CODES.get(self.dtype, (0, 0))
-        size_bytes = (math.prod(self.shape) * bits + 7) // 8
-        if bits == 0 or len(view) != size_bytes:
+        if bits == 0 or len(view) != self.size_bytes:
             raise InternalError(
                 where=f"initializer {self.name}",
-                expected=f"{size_bytes} bytes of {self.dtype} {self.shape}",
+                expected=f"{self.size_bytes} bytes of {self.dtype} {self.shape}",
                 got=f"{len(view)} bytes",
                 todo="report this with the bundle's manifest.json",
             )
@@ -71,8 +76,7 @@ class NamedTensor:
 
     def message_head(self) -> bytes:
         """All of ``ModelProto{graph{initializer}}`` up to the tensor's own bytes."""
-        code, bits = _CODES[self.dtype]
-        size_bytes = (math.prod(self.shape) * bits + 7) // 8
+        (code, _), size_bytes = _CODES[self.dtype], self.size_bytes
         tensor = b"".join(integer_field(_TENSOR_DIMS, dim) for dim in self.shape)
         tensor += integer_field(_TENSOR_DATA_TYPE, code)
         tensor += bytes_field(_TENSOR_NAME, self.name.encode())
@@ -111,7 +115,7 @@ def export_model(skeleton: Path, tensors: Iterable[NamedTensor], out: Path) -> N
     with storage_errors(skeleton, "to read the model"):
         total_bytes = skeleton.stat().st_size
     for tensor in tensors:
-        total_bytes += len(tensor.message_head()) + len(tensor.byte_view())
+        total_bytes += len(tensor.message_head()) + tensor.size_bytes
     if total_bytes > MAX_MODEL_BYTES:
         raise SourceError(
             where=str(out),

@@ -267,8 +267,9 @@ def _weight_lines(manifest: Manifest, setting: Setting) -> tuple[RequirementLine
     file_bytes = max((x.offset + x.size_bytes for x in manifest.weights), default=0)
     # The train and the eval session each hold a copy on CUDA; the optimizer reads no weights.
     copies_bytes = 2 * file_bytes if setting.provider == "cuda" else 0
+    label = f"frozen weights ({manifest.frozen.storage}), mapped"
     return (
-        RequirementLine("frozen weights, mapped", file_bytes, "planned", LineKind.WEIGHTS),
+        RequirementLine(label, file_bytes, "planned", LineKind.WEIGHTS),
         RequirementLine(
             "frozen weights, copied to the GPU", copies_bytes, "planned", LineKind.WEIGHTS
         ),

@@ -1,0 +1,99 @@
+"""Coding a frozen weight: rounding to nearest, with scales per group of rows of one column.
+
+:mod:`s2a_edge.spec.frozen_weights` defines the codes and decodes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2a_edge.spec.frozen_weights import ZERO_POINT, Codec, FrozenStorage
+
+# Rows that share a scale, at most. Relative error of the weights of ViT-S/14, 4 bits: 7.5 % with
+# 16, 8.9 % with 32, 10.1 % with 64 rows; 8 bits with 128 rows: 0.8 %.
+_MOST_ROWS = {"int8": 128, "int4": 32}
+_FEWEST_ROWS = 8
+# Shares of a group's largest value at which its range is cut: what is cut off costs less than finer
+# steps gain. Searched per group for the least squared error; without it int4 has 10.3 % for 8.9.
+_CUTS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
+_LARGEST_INT8 = 127
+_LARGEST_CODE = 15
+_LARGEST_SCALE = 255
+# Outside of this, float16 or a scale would lose more than rounding does.
+_SMALLEST, _LARGEST = 2.0**-9, 60000.0
+_FLOAT: FrozenStorage = "fp32"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A coded tensor; the fields are those of ``spec.frozen_weights.CodedWeight``."""
+
+    codec: Codec
+    shape: tuple[int, ...]
+    codes: NDArray[np.generic]
+    scales: NDArray[np.generic] | None = None
+    block: int = 1
+    step: float | None = None
+
+
+def encode(values: NDArray[np.float32], storage: FrozenStorage) -> Coded | None:
+    """Codes a weight, in more bits than asked for where its rows cannot be grouped.
+
+    Args:
+        values: [N, *rest], N rows.
+        storage: what is asked for.
+
+    Returns:
+        None where float32 is kept: values that are not finite, or all too small or too large.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if storage == _FLOAT or not _SMALLEST <= largest <= _LARGEST:  # NaN compares false
+        return None
+    if storage == "int4" and values.shape[0] % 2 == 0 and (block := _block(
+            values.shape[0] // 2, "int4")):
+        return _int4(values, block)
+    if storage in ("int8", "int4") and (block := _block(values.shape[0], "int8")):
+        return _int8(values, block)
+    return Coded("float16", values.shape, values.astype(np.float16))
+
+
+def _block(rows: int, codec: str) -> int | None:
+    """The most rows that may share a scale and divide ``rows``."""
+    fitting = [n for n in range(_FEWEST_ROWS, _MOST_ROWS[codec] + 1) if rows % n == 0]
+    return max(fitting, default=None)
+
+
+def _int8(values: NDArray[np.float32], block: int) -> Coded:
+    groups = values.reshape(-1, block, *values.shape[1:])
+    scales = np.abs(groups).max(axis=1).astype(np.float32) / np.float32(_LARGEST_INT8)
+    codes = np.rint(groups / np.where(scales > 0, scales, 1)[:, None])
+    codes = codes.clip(-_LARGEST_INT8, _LARGEST_INT8).astype(np.int8)
+    return Coded("int8", values.shape, codes.reshape(values.shape), scales, block)
+
+
+def _int4(values: NDArray[np.float32], block: int) -> Coded:
+    halves = values.reshape(2, -1, block, *values.shape[1:])
+    largest = np.abs(halves).max(axis=2) / np.float32(_LARGEST_CODE / 2)
+    step = np.float32(largest.max() / _LARGEST_SCALE)
+    least = np.full(largest.shape, np.inf, np.float32)
+    scales = np.zeros(largest.shape, np.uint8)
+    codes = np.full(halves.shape, ZERO_POINT, np.uint8)
+    for cut in _CUTS:
+        tried = np.rint(largest * np.float32(cut) / step).clip(0, _LARGEST_SCALE)
+        scale = (tried.astype(np.float32) * step)[:, :, None]
+        found = np.rint(halves / np.where(scale > 0, scale, 1)) + ZERO_POINT
+        found = found.clip(0, _LARGEST_CODE)
+        error = np.square((found - ZERO_POINT) * scale - halves).sum(axis=2)
+        better = error < least
+        least = np.where(better, error, least)
+        scales = np.where(better, tried.astype(np.uint8), scales)
+        codes = np.where(better[:, :, None], found.astype(np.uint8), codes)
+    packed = codes.reshape(2, values.shape[0] // 2, *values.shape[1:])
+    return Coded("int4", values.shape, packed[:1] | packed[1:] << np.uint8(4), scales, block,
+                 float(step))
+
+
+__all__ = ["Coded", "encode"]
