@@ -38,7 +38,9 @@ from tools.accuracy_task import Outcome, Task
 
 FEATURES = "/backbone/layernorm/Add_1_output_0"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 1.0}
-CONFIGURATIONS = ("ours-32", "ours-16", "ours-8", "ours-4", "ours-2", "ours-auto", "torch")
+# Bits of saved values, then how frozen weights are kept where not as fp32.
+CONFIGURATIONS = ("ours-32", "ours-16", "ours-8", "ours-4", "ours-2", "ours-auto",
+                  "ours-4-fp16", "ours-4-int8", "ours-4-int4", "torch")
 _ROOT = Path(__file__).resolve().parent.parent
 _BITS = {"torch": "32"}
 _COMPARED_IMAGES = 4
@@ -123,7 +125,7 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
     train = {seed: options.out / "data" / f"train-{seed}" for seed in options.seeds}
     for seed, folder in train.items():
         _extract(options, "train", folder, options.train_per_class, seed)
-    bundles = {name: _bundle(options, _BITS.get(name) or name.partition("-")[2], labels,
+    bundles = {name: _bundle(options, _BITS.get(name) or name.removeprefix("ours-"), labels,
                              train[options.seeds[0]]) for name in options.configurations}
     weights, features = options.out / "backbone.safetensors", options.out / "features.npz"
     if "torch" in bundles:
@@ -156,19 +158,21 @@ def _model() -> Path:
     return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
 
 
-def _bundle(options: argparse.Namespace, bits: str, labels: tuple[str, ...],
+def _bundle(options: argparse.Namespace, kind: str, labels: tuple[str, ...],
             images: Path) -> Path:
     from s2a_edge.pack.build import pack
     from s2a_edge.pack.options import PackOptions
 
-    out: Path = options.out / "bundles" / f"bits{bits}"
+    out: Path = options.out / "bundles" / f"bits{kind}"
+    bits, _, frozen = kind.partition("-")
     if not out.exists():
         chosen: dict[str, Any] = {} if bits == "auto" else {"bits": int(bits)}
+        chosen["frozen"] = frozen or "fp32"
         if bits == "auto":
             uniform = _saved_bytes(_bundle(options, "4", labels, images))
-            chosen = {"bits": "auto", "calibration": images,
+            chosen |= {"bits": "auto", "calibration": images,
                       "saved_budget_bytes": int(options.auto_share * uniform)}
-        _say(f"packing with saves at {bits} bits")
+        _say(f"packing with saves at {bits} bits, {frozen or 'fp32'} weights")
         recipe = PackOptions(labels=labels, input_shape=(3, options.size, options.size),
                              features=FEATURES, pool="cls", effective_batch=options.batch,
                              micro_batches=(options.micro_batch,),

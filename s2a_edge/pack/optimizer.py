@@ -56,12 +56,14 @@ def optimizer_model(trainables: Sequence[Trainable], kind: str) -> ir.Model:
     norm = _global_norm(g, [t.accumulated for t in tensors])
     finite = g.op("Less", norm, g.constant(_FINITE_BELOW))
     factor = g.op("Min", g.constant(1.0), g.op("Div", scalars["max_norm"], norm))
+    # Once for all trainables: a session takes some 4 KiB for each node.
+    shared = {**scalars, **_shared(g, kind, scalars)}
     outputs: list[ir.Value] = []
     update = _adamw if kind == "adamw" else _sgd
     for tensor in tensors:
         g.module = tensor.trainable.module
         gradient = g.op("Mul", tensor.accumulated, factor)
-        made = update(g, tensor, gradient, scalars)
+        made = update(g, tensor, gradient, shared)
         stems = (PARAMETER_PREFIX.rstrip("."), *STATES[kind])
         for stem, new, old in zip(stems, made, (tensor.parameter, *tensor.states), strict=True):
             kept = g.op("Where", finite, new, old)
@@ -69,6 +71,15 @@ def optimizer_model(trainables: Sequence[Trainable], kind: str) -> ir.Model:
             outputs.append(kept)
     inputs = [v for t in tensors for v in (t.parameter, t.accumulated, *t.states)]
     return model_of([*inputs, *scalars.values()], [*outputs, norm], g, "optimizer")
+
+
+def _shared(g: GraphBuilder, kind: str, scalars: dict[str, ir.Value]) -> dict[str, ir.Value]:
+    """What every trainable's update takes of the scalars; named by what it is."""
+    one = g.constant(1.0)
+    decay = g.op("Sub", one, g.op("Mul", scalars["lr"], scalars["weight_decay"]))
+    rest = {f"1 - {beta}": g.op("Sub", one, scalars[beta]) for beta in ("beta1", "beta2")
+            if kind == "adamw"}
+    return {"1 - lr weight_decay": decay, **rest}
 
 
 def _inputs(g: GraphBuilder, trainable: Trainable, kind: str) -> _Tensor:
@@ -96,20 +107,20 @@ def _decayed(g: GraphBuilder, tensor: _Tensor, scalars: dict[str, ir.Value]) -> 
     """p (1 - lr λ): decoupled weight decay, where the trainable wants it."""
     if not tensor.trainable.decay:
         return tensor.parameter
-    shrink = g.op("Sub", g.constant(1.0), g.op("Mul", scalars["lr"], scalars["weight_decay"]))
-    return g.op("Mul", tensor.parameter, shrink)
+    return g.op("Mul", tensor.parameter, scalars["1 - lr weight_decay"])
 
 
-def _blend(g: GraphBuilder, old: ir.Value, new: ir.Value, keep: ir.Value) -> ir.Value:
-    """keep · old + (1 - keep) · new."""
-    rest = g.op("Sub", g.constant(1.0), keep)
+def _blend(g: GraphBuilder, old: ir.Value, new: ir.Value, keep: ir.Value, rest: ir.Value,
+           ) -> ir.Value:
+    """keep · old + rest · new."""
     return g.op("Add", g.op("Mul", old, keep), g.op("Mul", new, rest))
 
 
 def _adamw(g: GraphBuilder, tensor: _Tensor, gradient: ir.Value, scalars: dict[str, ir.Value],
            ) -> tuple[ir.Value, ...]:
-    m = _blend(g, tensor.states[0], gradient, scalars["beta1"])
-    v = _blend(g, tensor.states[1], g.op("Mul", gradient, gradient), scalars["beta2"])
+    m = _blend(g, tensor.states[0], gradient, scalars["beta1"], scalars["1 - beta1"])
+    v = _blend(g, tensor.states[1], g.op("Mul", gradient, gradient), scalars["beta2"],
+               scalars["1 - beta2"])
     root = g.op("Add", g.op("Sqrt", g.op("Div", v, scalars["correction2"])), scalars["eps"])
     step = g.op("Div", g.op("Div", m, scalars["correction1"]), root)
     parameter = g.op("Sub", _decayed(g, tensor, scalars), g.op("Mul", step, scalars["lr"]))

@@ -29,7 +29,7 @@ from s2a_edge.pack.adapt import Adapted
 from s2a_edge.pack.graph import PART_KEY, GraphBuilder, dtype_of, module_of, shape_of
 
 # Columns of a slice: the widest divisor up to this. 768 columns ran 9 % faster than 3072.
-_MOST_COLUMNS = 768
+MOST_COLUMNS = 768
 _FEWEST_COLUMNS = 128
 # Parts are mapped from the file, each at a page of its own.
 _PAGE_BYTES = 4096
@@ -71,11 +71,16 @@ class Sliced:
     transposed: frozenset[str]
 
 
-def slice_products(adapted: Adapted) -> Sliced:
-    """Slices every MLP and every fused projection of ``adapted`` that is wide enough."""
+def slice_products(adapted: Adapted, most_columns: int = MOST_COLUMNS) -> Sliced:
+    """Slices every MLP and every fused projection of ``adapted`` that is wide enough.
+
+    Args:
+        adapted: taken apart; its nodes are used.
+        most_columns: of a slice of an MLP. Wider slices are fewer nodes, and a larger hidden layer.
+    """
     reads = Counter(v for node in adapted.nodes for v in node.inputs if v is not None)
     reads[adapted.logits] += 1
-    work = _Slicer(adapted, reads)
+    work = _Slicer(adapted, reads, most_columns)
     for node in adapted.nodes:
         work.add(node)
     nodes = _needed(work.g.nodes, adapted.logits)
@@ -112,9 +117,9 @@ def _needed(nodes: list[ir.Node], logits: ir.Value) -> list[ir.Node]:
     return kept[::-1]
 
 
-def _columns(width: int, depth: int, item_bytes: int) -> int:
+def _columns(width: int, depth: int, item_bytes: int, most: int) -> int:
     """Columns of a slice of a [depth, width] matrix; ``width`` where it is not sliced."""
-    fitting = [c for c in range(_FEWEST_COLUMNS, min(_MOST_COLUMNS, width - 1) + 1)
+    fitting = [c for c in range(_FEWEST_COLUMNS, min(most, width - 1) + 1)
                if width % c == 0 and c * depth * item_bytes % _PAGE_BYTES == 0]
     return max(fitting, default=width)
 
@@ -154,7 +159,8 @@ def _part(weight: ir.Value, start: int, stop: int, *, transposed: bool) -> ir.Va
 class _Slicer:
     """Copies nodes in order; where a sliceable pattern ends, emits the sliced form instead."""
 
-    def __init__(self, adapted: Adapted, reads: Counter[ir.Value]) -> None:
+    def __init__(self, adapted: Adapted, reads: Counter[ir.Value], most_columns: int) -> None:
+        self.most_columns = most_columns
         self.g = GraphBuilder(taken=adapted.names)
         self.reads = reads
         self.transposed: set[str] = set()
@@ -203,7 +209,7 @@ class _Slicer:
             return False
         depth, width = shape_of(first.weight)
         item_bytes = _item_bytes(first.weight)
-        columns = _columns(width, depth, item_bytes)
+        columns = _columns(width, depth, item_bytes, self.most_columns)
         if columns == width or columns * shape_of(second.weight)[1] * item_bytes % _PAGE_BYTES:
             return False
         g, lead = self.g, shape_of(first.out)[:-1]
@@ -290,4 +296,4 @@ class _Slicer:
         self._env[old] = new
 
 
-__all__ = ["Sliced", "read_transposed", "slice_products"]
+__all__ = ["MOST_COLUMNS", "Sliced", "read_transposed", "slice_products"]

@@ -110,7 +110,9 @@ def decode_run(run: CodedWeight, codes: NDArray[Any], scales: NDArray[Any] | Non
     if scales is None:
         return np.asarray(codes, np.float32)
     if run.codec == "int8":
-        return codes.astype(np.float32) * np.repeat(scales, run.block, axis=0)
+        scaled: NDArray[np.float32] = codes.astype(np.float32) * np.repeat(
+            scales, run.block, axis=0)
+        return scaled
     assert run.step is not None
     halves = np.concatenate([codes & np.uint8(15), codes >> np.uint8(4)])
     factors = scales.astype(np.float32) * np.float32(run.step)

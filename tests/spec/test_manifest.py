@@ -115,7 +115,7 @@ def test_json_is_the_contract() -> None:
     assert list(value) == [
         *("format", "format_version", "created", "tool_version", "versions", "source", "inputs"),
         *("preprocessing", "task", "recipe", "trainables", "saved", "weights", "graphs", "compat"),
-        *("precision", "tuning"),
+        *("precision", "tuning", "frozen"),
     ]
     assert value["preprocessing"] is None
     assert value["weights"] == [
@@ -195,7 +195,7 @@ def test_every_missing_and_every_unknown_key_is_refused() -> None:
         ):
             continue  # open maps: no key of theirs is required
         later = (("task", "output"), ("graphs", "infer", "inputs"), ("graphs", "infer", "outputs"))
-        if path[0] in ("precision", "tuning") or path in later or path[-1] in (
+        if path[0] in ("precision", "tuning", "frozen") or path in later or path[-1] in (
             *("part_of", "sensitivity", "reason"),
         ):
             continue  # later than the first release: may be missing
