@@ -171,7 +171,7 @@ def _bundle(options: argparse.Namespace, kind: str, labels: tuple[str, ...],
         if bits == "auto":
             uniform = _saved_bytes(_bundle(options, "4", labels, images))
             chosen |= {"bits": "auto", "calibration": images,
-                      "saved_budget_bytes": int(options.auto_share * uniform)}
+                       "saved_budget_bytes": int(options.auto_share * uniform)}
         _say(f"packing with saves at {bits} bits, {frozen or 'fp32'} weights")
         recipe = PackOptions(labels=labels, input_shape=(3, options.size, options.size),
                              features=FEATURES, pool="cls", effective_batch=options.batch,
