@@ -35,7 +35,7 @@ def _is_view(node: ir.Node) -> bool:
     """A Reshape to a shape without zeros or -1, which would mean another shape elsewhere."""
     shape = node.inputs[1] if node.op_type == "Reshape" and not node.domain else None
     return (shape is not None and shape.const_value is not None
-            and (shape.const_value.numpy() > 0).all())
+            and bool((shape.const_value.numpy() > 0).all()))
 
 
 __all__ = ["merge_views"]
