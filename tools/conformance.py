@@ -31,7 +31,7 @@ from s2a_edge.pack.rehearse import machine
 from tools.conformance_models import CASES, CONVOLUTIONAL, TRANSFORMERS
 from tools.conformance_worker import FACTOR, LEAST, Case, Outcome, run_case
 
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
 LIMIT_BYTES = 12 * 2**30
 _MIB = 2**20
 _HEADER = ("| architecture | operators | kinds | parity error | float32's own | trainables | "
