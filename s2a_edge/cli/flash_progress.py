@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from s2a_edge.spec.units import format_bytes
+
+_LINE_EVERY_S = 5.0
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -20,13 +24,16 @@ class FlashView:
 
     Args:
         output: says whether there is a terminal, and whether to be quiet.
+        clock: seconds; monotonic.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
         self._output = output
         self._bar = _make_bar(output)
         self._task: TaskID | None = None
         self._shown: str | None = None
+        self._clock = clock
+        self._tenth, self._begun_s, self._said_s = 0, 0.0, 0.0
 
     def __enter__(self) -> FlashView:
         if self._bar is not None:
@@ -48,10 +55,28 @@ class FlashView:
             self._begin(now)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=now.done_bytes)
+        elif now.total_bytes:
+            self._log(now)
+
+    def _log(self, now: Flashing) -> None:
+        """Where there is no bar: a line now and then, at most one for each tenth."""
+        now_s, tenth = self._clock(), 10 * now.done_bytes // now.total_bytes
+        if tenth <= self._tenth or tenth > 9 or now_s < self._said_s + _LINE_EVERY_S:
+            return
+        self._tenth, self._said_s = tenth, now_s
+        rate = now.done_bytes / max(now_s - self._begun_s, 1e-3)
+        left_s = (now.total_bytes - now.done_bytes) / rate
+        self._output.note(
+            f"{now.phase}: {100 * now.done_bytes // now.total_bytes} % of "
+            f"{format_bytes(now.total_bytes)}, {format_bytes(int(rate))}/s, "
+            f"about {_duration(left_s)} left"
+        )
 
     def _begin(self, now: Flashing) -> None:
         """A new phase: the estimate first, then what is going on."""
         self._shown = now.phase
+        self._tenth, self._begun_s = 0, self._clock()
+        self._said_s = self._begun_s
         if now.phase == "fetching":
             self._output.note(estimate(now))
         elif now.phase == "sending":

@@ -48,13 +48,15 @@ def start(
     good_after: Annotated[
         float, typer.Option(min=0, help="Seconds after which a start has succeeded.")
     ] = 120.0,
+    quiet: Quiet = False,
 ) -> None:
     """Start a program with the current release; go back to the previous one if it keeps failing."""
     from s2a_edge.link.start import start as start_program
+    from s2a_edge.link.target import local_folder
 
-    output = Output(as_json=False, quiet=False)
+    output = Output(as_json=False, quiet=quiet)
     code = start_program(
-        root.expanduser().absolute(),
+        local_folder(str(root)),
         command,
         attempts=attempts,
         good_after_s=good_after,
@@ -73,6 +75,8 @@ def agent(root: Annotated[str, typer.Argument(help="The board's folder.")]) -> N
 def _tables(found: dict[str, Any]) -> list[Table | str]:
     from s2a_edge.spec.units import format_bytes
 
+    if not found["releases"] and not found["runs"]:
+        return ["nothing has been flashed there", f"{format_bytes(found['free_bytes'])} free"]
     made = table("Releases", ("hash", "in use", "installed", "state"))
     for release in found["releases"]:
         name = release["hash"]

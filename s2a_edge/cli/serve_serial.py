@@ -21,6 +21,7 @@ def serve_serial(
 ) -> None:
     """Take bundles from hosts over a serial line; runs on the board."""
     from s2a_edge.link.serve_serial import serve_serial as serve
+    from s2a_edge.link.target import local_folder
 
     output = Output(as_json=False, quiet=quiet)
-    serve(device, root.expanduser().absolute(), baud, once=once, on_note=output.note)
+    serve(device, local_folder(str(root)), baud, once=once, on_note=output.note)

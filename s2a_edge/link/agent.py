@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from s2a_edge import __version__
 from s2a_edge.link import bare_agent
 from s2a_edge.link.bare_agent import hello
+from s2a_edge.link.board_folder import require_own_folders
 from s2a_edge.link.messages import (
     MAX_MESSAGE_BYTES,
     OnNote,
@@ -47,6 +48,7 @@ def handle(root: Path, request: Request, on_note: OnNote, checks: BoardChecks | 
         S2AError: it was not carried out.
     """
     operation = request.get("op")
+    require_own_folders(root)
     releases = Releases(root)
     if operation == "status":
         return status(releases)

@@ -9,11 +9,14 @@ import os
 import platform
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from s2a_edge.link.blobs import Blob, BlobStore, read_blob, remove
+from s2a_edge.link.board_folder import TRUST, asks_for_signatures, require_own_folders
 from s2a_edge.link.messages import OnNote, Request, bad_request
 from s2a_edge.link.offered import require_offered
 from s2a_edge.spec.errors import BundleError, SignatureError
@@ -23,6 +26,8 @@ PROTOCOL = 1
 MAX_BLOBS = 256
 _MAX_RUNTIME_BYTES = 64 * 2**20
 _MAX_RUNTIME_FILES = 4096
+# What zipfile raises for whatever is no zip, or one that it cannot unpack.
+_NO_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
 def handle(root: Path, request: Request, on_note: OnNote) -> Any:
@@ -40,6 +45,7 @@ def handle(root: Path, request: Request, on_note: OnNote) -> Any:
         S2AError: it was not carried out.
     """
     operation = request.get("op")
+    require_own_folders(root)
     if operation == "hello":
         return hello(root)
     if operation == "held":
@@ -65,7 +71,7 @@ def hello(root: Path) -> dict[str, Any]:
         "mem_total_bytes": _meminfo("MemTotal"),
         "mem_available_bytes": _meminfo("MemAvailable"),
         "has_runtime": (root / "runtime").is_dir(),
-        "has_trust": (root / "trust").exists(),
+        "has_trust": asks_for_signatures(root),
     }
 
 
@@ -93,11 +99,11 @@ def install_runtime(root: Path, blob: Blob) -> str:
     Code that arrives is only taken where anybody may flash: with a folder of trusted keys, the
     package is installed by whoever set up the board.
     """
-    if (root / "trust").exists():
+    if asks_for_signatures(root):
         raise SignatureError(
             where="--with-runtime",
             expected="a board that takes bundles from anybody",
-            got=f"one with trusted keys in {root / 'trust'}",
+            got=f"one with trusted keys in {root / TRUST}",
             todo="install the package on the board yourself, then flash without --with-runtime",
         )
     folder = root / "runtimes" / blob.sha256
@@ -108,6 +114,8 @@ def install_runtime(root: Path, blob: Blob) -> str:
                 shutil.rmtree(staging)
             staging.mkdir(parents=True)
             _extract(BlobStore(root).path(blob.sha256), staging)
+            for inner in (staging, *(p for p in staging.rglob("*") if p.is_dir())):
+                sync_folder(inner)
             staging.rename(folder)
             sync_folder(folder.parent)
         link = root / ".runtime.tmp"
@@ -140,7 +148,7 @@ def _extract(package: Path, folder: Path) -> None:
                 if not entry.is_dir():
                     with (folder / entry.filename).open("rb") as file:
                         os.fsync(file.fileno())
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _NO_ZIP as error:
         raise _not_a_runtime(str(error)[:80]) from error
 
 

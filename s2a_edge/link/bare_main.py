@@ -28,10 +28,13 @@ READY = b"s2a-edge: ready"
 
 
 def main() -> None:
-    """``agent ROOT``: one request on stdin. ``serve ROOT``: the terminal that this runs in."""
+    """``agent ROOT``: one request on stdin. ``serve ROOT``: a terminal, and then removes itself."""
     mode, root = sys.argv[1], Path(sys.argv[2]).expanduser()
     if mode == "serve":
-        serve_terminal(root)
+        try:
+            serve_terminal(root)
+        finally:
+            Path(sys.argv[0]).unlink(missing_ok=True)  # it was pushed for this one time
     else:
         answer_one(root)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 BARE_MODULES = (
     "spec/errors.py",
     "spec/storage.py",
+    "link/board_folder.py",
     "link/blobs.py",
     "link/messages.py",
     "link/offered.py",

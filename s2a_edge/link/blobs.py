@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2a_edge.link.board_folder import require_own_folders
 from s2a_edge.spec.errors import BundleIntegrityError, LinkError, StorageError
 from s2a_edge.spec.storage import require_free_space, storage_errors, sync_folder
 
@@ -193,6 +194,7 @@ class BlobStore:
         Raises:
             StorageError: they cannot be made.
         """
+        require_own_folders(self.blobs.parent)
         for folder in (self.blobs, self.incoming):
             with storage_errors(folder, "to make the board's folder"):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,8 @@ class DirTransport(Transport):
                 (self.root / incoming.path).open("rb") as source,
                 incoming.target.open("wb") as target,
             ):
-                while chunk := source.read(CHUNK_BYTES):
+                while chunk := source.read(
+                    min(CHUNK_BYTES, incoming.blob.size_bytes - target.tell())
+                ):
                     target.write(chunk)
                     on_bytes(len(chunk))

@@ -20,7 +20,7 @@ from s2a_edge.link.messages import Request
 from s2a_edge.link.transport import Outgoing, Transport
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.checksums import parse_sums
-from s2a_edge.spec.errors import BundleIntegrityError, LinkError
+from s2a_edge.spec.errors import BundleIntegrityError, LinkError, SignatureError
 
 _ROUNDS = 2  # a blob that the board finds damaged is sent once more
 
@@ -93,6 +93,7 @@ def flash(
     """
     transport.notify = _note(on_progress)
     if runtime is not None:
+        _require_free_board(transport, on_progress)
         _send_runtime(runtime, transport, on_progress)
     request = _request(bundle, options or Options())
     transport.call({**request, "op": "offer"}, _note(on_progress))
@@ -178,6 +179,18 @@ def _held(answer: Any, files: dict[Blob, Path]) -> dict[Blob, int]:
         got=ascii(answer)[:80],
         todo="use the same version of s2a-edge on both sides",
     )
+
+
+def _require_free_board(transport: Transport, on_progress: OnFlashing) -> None:
+    """A board with trusted keys takes no code; better said before any is sent."""
+    found = transport.call({"op": "hello"}, _note(on_progress))
+    if isinstance(found, dict) and found.get("has_trust"):
+        raise SignatureError(
+            where="--with-runtime",
+            expected="a board that takes bundles from anybody",
+            got="one with trusted keys",
+            todo="install the package on the board yourself, then flash without --with-runtime",
+        )
 
 
 def _send_runtime(content: bytes, transport: Transport, on_progress: OnFlashing) -> None:

@@ -194,8 +194,10 @@ def _unpack(releases: Releases, listing: Listing, offer: Offer) -> Path:
     """The release's folder, complete and on the disk; one that was damaged is repaired."""
     folder = releases.path(offer.release)
     staging = releases.folder / f".new-{offer.release}"
-    is_new = not folder.is_dir()
     with storage_errors(folder, "to unpack the release"):
+        if folder.is_symlink():  # to wherever; what is in there is not ours to change
+            folder.unlink()
+        is_new = not folder.is_dir()
         target = staging if is_new else folder
         if is_new:
             shutil.rmtree(staging, ignore_errors=True)

@@ -22,6 +22,7 @@ VERSION = 1
 HELLO, WELCOME, RESET, PING, PONG, BYE = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
 _CONTROL = struct.Struct("<BBI")  # type, version, session or token
 _ROOM_BYTES = 1024  # data frames wait until no more than this waits for the line
+_MOST_WAITING_BYTES = 65_536  # for a line that takes nothing
 _READ_BYTES = 65_536
 Clock = Callable[[], float]
 
@@ -159,8 +160,9 @@ class End:
         self._out = bytearray()
 
     def send_control(self, kind: int, number: int) -> None:
-        """Send a control frame; it is not repeated."""
-        self._out += encode_frame(control_frame(kind, number))
+        """Send a control frame; it is not repeated, and not sent where too much waits already."""
+        if len(self._out) < _MOST_WAITING_BYTES:
+            self._out += encode_frame(control_frame(kind, number))
 
     def pump(self, wait_s: float, also: Sequence[int] = ()) -> list[int]:
         """Send what may go, take what comes; at most ``wait_s`` long.
@@ -194,7 +196,8 @@ class End:
         fd = self.line.fileno()
         waits = [wait_s]
         deadline_s = self.channel.sender.deadline_s() if self.channel else None
-        if deadline_s is not None:
+        # While the line takes nothing, what is overdue cannot be repeated either: just wait.
+        if deadline_s is not None and len(self._out) < _ROOM_BYTES:
             waits.append(max(0.0, deadline_s - self.clock()))
         # Writing goes to the same descriptor on a device; a pair says so when it is written to.
         writable = [fd] if self._out else []
@@ -225,7 +228,7 @@ class End:
                 self.strangers.append(session)
 
     def _fill(self) -> None:
-        while self.channel is not None:
+        while self.channel is not None and len(self._out) < _MOST_WAITING_BYTES:
             may_send_data = len(self._out) < _ROOM_BYTES
             content = self.channel.poll(self.clock(), may_send_data=may_send_data)
             if content is None:

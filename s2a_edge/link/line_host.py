@@ -128,14 +128,14 @@ class LineHost:
                     on_bytes(sum(size for _, size in marks))
                     return
 
-    def get(self, path: str, offset: int, write: Callable[[bytes], None]) -> None:
-        """Fetch a file from ``offset`` on.
+    def get(self, path: str, offset: int, end: int, write: Callable[[bytes], None]) -> None:
+        """Fetch a file from ``offset`` on, up to ``end``.
 
         Raises:
             S2AError: the board's error.
             LineLostError: the other side is gone.
         """
-        request: Request = {"op": "get", "path": path, "offset": offset}
+        request: Request = {"op": "get", "path": path, "offset": offset, "end": end}
         self._write(pack_message(REQUEST, encode(request)))
         while True:
             kind, payload = self._next()

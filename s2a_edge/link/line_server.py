@@ -39,6 +39,8 @@ from s2a_edge.spec.errors import LinkError, S2AError, UsageError
 
 SPEED_TRIAL_S = 3.0
 """Nothing understood for so long at a new speed: back to the one before."""
+SESSION_S = 60.0
+"""Nothing understood for so long: the host is gone, and nothing more is sent to it."""
 _ANSWER_WAIT_S = 1.0
 _PENDING_BYTES = 256 * 1024
 _READABLE = ("runs", "outgoing")
@@ -66,6 +68,7 @@ class LineServer:
         self._reader = MessageReader()
         self._put: tuple[Blob, int] | None = None
         self._get: BinaryIO | None = None
+        self._get_end = 0
         self._agent: AgentProcess | None = None
         self._agent_session = -1
         self._waiting: Request | None = None
@@ -100,8 +103,12 @@ class LineServer:
         if self.end.pump(wait_s, [self._agent.fileno()] if self._agent else []):
             self._read_agent()
         self._answer_controls()
-        if self.end.channel is not None:
-            data = self.end.channel.receiver.read()
+        if self.end.channel and self.end.clock() > self.end.heard_s + SESSION_S:
+            self._leave_session()  # a host that is there asks every second
+        channel = self.end.channel
+        # Who asks and asks, and takes no answer, is not listened to for the time.
+        if channel is not None and channel.sender.pending_bytes < 2 * _PENDING_BYTES:
+            data = channel.receiver.read()
             try:
                 for kind, payload in self._reader.feed(data):
                     self._take(kind, payload)
@@ -197,10 +204,8 @@ class LineServer:
             self._put = None
 
     def _begin_get(self, request: Request) -> None:
-        path, offset = str(request.get("path")), request.get("offset")
-        if type(offset) is not int or not 0 <= offset < 2**48:
-            raise bad_request(f"offset {offset!a}")
-        self._get = open_below(self.root, path)
+        offset, self._get_end = _offset(request.get("offset")), _offset(request.get("end"))
+        self._get = open_below(self.root, str(request.get("path")))
         self._get.seek(offset)
 
     def _give(self) -> None:
@@ -208,12 +213,20 @@ class LineServer:
         while self._get is not None and self.end.channel is not None:
             if self.end.channel.sender.pending_bytes > _PENDING_BYTES:
                 return
-            data = self._get.read(CHUNK_BYTES)
+            data = self._read_more(self._get)
             if data:
                 self.end.channel.sender.write(pack_chunk(data))
             else:
                 self._forget_files()
                 self._say(ANSWER, encode(success(None)))
+
+    def _read_more(self, file: BinaryIO) -> bytes:
+        """The next piece of a file that is asked for; nothing more where it cannot be read."""
+        left_bytes = self._get_end - file.tell()
+        try:
+            return file.read(max(0, min(CHUNK_BYTES, left_bytes)))
+        except OSError:
+            return b""  # a worn card: the host misses bytes, and says so
 
     def _begin_speed(self, request: Request) -> None:
         baud = request.get("baud")
@@ -267,6 +280,12 @@ class LineServer:
         assert self.end.channel is not None
         self._agent = AgentProcess(self._command(self.root), request)
         self._agent_session = self.end.channel.session
+
+
+def _offset(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**48:
+        raise bad_request(f"offset {value!a}")
+    return value
 
 
 def open_below(root: Path, path: str) -> BinaryIO:

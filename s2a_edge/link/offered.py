@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from s2a_edge.link.blobs import Blob
+from s2a_edge.link.board_folder import asks_for_signatures
 from s2a_edge.spec.errors import SignatureError
 from s2a_edge.spec.storage import replacing, storage_errors
 
@@ -31,7 +32,7 @@ def require_offered(root: Path, blobs: Iterable[Blob]) -> None:
     Raises:
         SignatureError: one of ``blobs`` was not offered.
     """
-    if not (root / "trust").exists():
+    if not asks_for_signatures(root):
         return
     try:
         with (root / _NAME).open("rb") as file:

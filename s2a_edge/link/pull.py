@@ -51,7 +51,8 @@ def pull(
         LinkError: the way broke, or other bytes came than the board has; ``out`` is unchanged.
         StorageError: no space here, or no permission.
     """
-    if out.exists() and not (out / "run.json").is_file() and any(out.iterdir()):
+    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_new and not (out / "run.json").is_file():
         raise UsageError(
             where=str(out),
             expected="a new folder, or a run that was pulled before",

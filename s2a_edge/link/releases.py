@@ -10,7 +10,8 @@
     ROOT/trust/*.pub          if it is there, only bundles signed by these keys are installed
 
 A symlink is replaced by renaming another over it, so ``current`` always leads somewhere. When two
-change, ``previous`` is first: whoever is killed between has a board that runs as before.
+change, ``previous`` is first: whoever is killed between has a board that runs as before. On the way
+back ``current`` is first, since the release that is left may be the one that does not work.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Annotated
 
 from s2a_edge.link.blobs import BlobStore
+from s2a_edge.link.board_folder import TRUST, asks_for_signatures
 from s2a_edge.spec import strict_json
 from s2a_edge.spec.checksums import MAX_SUMS_BYTES, SUMS_NAME, parse_sums
 from s2a_edge.spec.errors import BundleError, LinkError
@@ -87,7 +89,8 @@ class Releases:
             )
         with storage_errors(self.root, "to make the board's folder"):
             self.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self.root / "lock", flags, 0o644)
         try:
             _wait_for(descriptor, self.root)
             yield
@@ -117,9 +120,12 @@ class Releases:
         if before == name:
             return
         with storage_errors(self.root / "current", "to switch the release"):
-            if before is not None:
-                self._point("previous", before)
-            self._point("current", name)
+            links = [("previous", before), ("current", name)]
+            if name == self.previous():
+                links.reverse()  # killed between, this would otherwise lose the way back
+            for link, release in links:
+                if release is not None:
+                    self._point(link, release)
 
     def mark(self, name: str) -> Mark:
         """What is known of a release; the default where nothing is, or its file is damaged."""
@@ -154,16 +160,19 @@ class Releases:
         Raises:
             UsageError: the folder is there and holds no key, or something that is none.
         """
-        folder = self.root / "trust"
-        return TrustStore.load(folder) if folder.exists() else None
+        return TrustStore.load(self.root / TRUST) if asks_for_signatures(self.root) else None
 
     def remove_unused(self) -> None:
         """Remove what is neither in use, nor the way back, and what killed installs left."""
         kept = {self.current(), self.previous()}
         with storage_errors(self.folder, "to remove old releases"):
             for path in self.folder.iterdir() if self.folder.is_dir() else ():
-                if path.name not in kept:
+                if path.name in kept:
+                    continue
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
             hashes: set[str] = set()
             for name in kept - {None}:
                 hashes |= set(self.sums(str(name)).values())

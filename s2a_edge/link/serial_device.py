@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import select
 import termios
 from typing import Any, cast
@@ -33,12 +35,7 @@ class SerialDevice:
                 where=path, expected="a speed that the device knows", got=str(baud), todo=str(error)
             ) from error
         except (serial.SerialException, OSError, termios.error) as error:
-            raise LinkError(
-                where=path,
-                expected="a serial device that can be opened",
-                got=" ".join(str(error).split())[:200],
-                todo="check the cable, the group of the device (dialout), and who else has it open",
-            ) from error
+            raise _cannot_open(path, error) from error
         # What pyserial lets through when a device vanishes under its hands.
         self._errors: Any = (serial.SerialException, TypeError, termios.error)
 
@@ -86,6 +83,20 @@ class SerialDevice:
         except (*self._errors, OSError):
             pass  # it is gone already
         self._port.close()
+
+
+def _cannot_open(path: str, error: Exception) -> LinkError:
+    """What pyserial wraps and repeats, said once."""
+    code = getattr(error, "errno", None)
+    todo = "check the cable, and who else has it open"
+    if code == errno.ENOENT:
+        todo = "check the cable; `s2a-edge links` lists the ports that there are"
+    elif code == errno.EACCES:
+        todo = "join the group of the device: sudo usermod -aG dialout $USER, then log in again"
+    got = os.strerror(code).lower() if code else " ".join(str(error).split())[:200]
+    return LinkError(
+        where=path, expected="a serial device that can be opened", got=got, todo=todo
+    )
 
 
 def _library() -> Any:

@@ -30,27 +30,43 @@ _LOGIN = re.compile(rb"login: ?$")
 _PASSWORD = re.compile(rb"[Pp]assword: ?$")
 _ASKED = b"s2a-edge: send"
 _LACKS = re.compile(rb"s2a-edge: lacks ([0-9,]*);")
-# Runs on the board. Its terminal stays in line mode until the program that arrives changes that.
+_STOP = "s2a-edge-stop"
+# Runs on the board. Its terminal stays in line mode until the program that arrives changes that,
+# but a letter that was damaged to Ctrl-C, Ctrl-S or Ctrl-D means nothing any more.
 _LOADER = """
-import base64, hashlib, os, sys, tempfile, zlib
-print("s2a-edge: " + "send", flush=True)
+import base64, hashlib, os, signal, sys, tempfile, termios, zlib
+saved, mine = termios.tcgetattr(0), termios.tcgetattr(0)
+mine[0] &= ~(termios.IXON | termios.IXOFF)
+mine[3] &= ~(termios.ISIG | termios.ECHO)
+mine[6][termios.VEOF] = bytes(1)
+signal.signal(signal.SIGALRM, lambda *_: sys.exit("s2a-edge: nothing came"))
 have, count = {{}}, {count}
-for line in sys.stdin:
-    part = line.split()
-    if len(part) == 3 and part[0].isdigit() and "%08x" % zlib.crc32(part[2].encode()) == part[1]:
-        have[int(part[0])] = part[2]
-    if line.strip() == ".":
-        lacks = [str(n) for n in range(count) if n not in have]
-        if not lacks:
-            break
-        print("s2a-edge: " + "lacks " + ",".join(lacks[:100]) + ";", flush=True)
-data = base64.b64decode("".join(have[n] for n in range(count)))
+try:
+    termios.tcsetattr(0, termios.TCSANOW, mine)
+    print("s2a-edge: " + "send", flush=True)
+    while True:
+        signal.alarm(60)
+        line = sys.stdin.buffer.readline()
+        part = line.split()
+        if len(part) == 3 and part[0].isdigit() and b"%08x" % zlib.crc32(part[2]) == part[1]:
+            have[int(part[0])] = part[2]
+        if line.strip() == b".":
+            lacks = [str(n) for n in range(count) if n not in have]
+            if not lacks:
+                break
+            print("s2a-edge: " + "lacks " + ",".join(lacks[:100]) + ";", flush=True)
+        if not line or line.strip() == {stop!r}:
+            sys.exit()
+finally:
+    signal.alarm(0)
+    termios.tcsetattr(0, termios.TCSANOW, saved)
+data = base64.b64decode(b"".join(have[n] for n in range(count)))
 if hashlib.sha256(data).hexdigest() != {digest!r}:
     sys.exit("s2a-edge: other bytes than were sent")
-name = os.path.join(tempfile.gettempdir(), "s2a-edge-{digest:.12}-%d.pyz" % os.getuid())
-with open(name + ".tmp", "wb") as file:
+# A new file that nobody else can write; what runs from it removes it at the end.
+number, name = tempfile.mkstemp(".pyz", "s2a-edge-")
+with open(number, "wb") as file:
     file.write(data)
-os.replace(name + ".tmp", name)
 os.execv(sys.executable, [sys.executable, name, "serve", {root!r}])
 """
 
@@ -95,13 +111,14 @@ class _Shell:
         lines = [f"{n} {zlib.crc32(x.encode()):08x} {x}" for n, x in enumerate(lines)]
         loader = _LOADER.format(
             count=len(lines),
+            stop=_STOP.encode(),
             digest=hashlib.sha256(package).hexdigest(),
             root=self._target.options.get("root", DEFAULT_ROOT),
         )
         code = base64.b64encode(zlib.compress(loader.encode(), 9)).decode()
         run = f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{code}')))"
-        self._write(b"\x03")  # ends whatever a damaged attempt left behind
-        for command in ("", "stty -echo"):
+        self._write(b"\x03\r")  # ends whatever a damaged attempt left behind
+        for command in (_STOP, "", "stty -echo"):
             self._type(command)
             self._wait_for(_PROMPT, wait_s=1.0)
         self._end.noise.clear()

@@ -122,10 +122,12 @@ class SerialTransport(Transport):
         ):
 
             def write(data: bytes) -> None:
+                incoming.require_room(out.tell() + len(data))
                 out.write(data)
                 on_bytes(len(data))
 
-            self._lasting(lambda host: host.get(incoming.path, out.tell(), write))
+            end = incoming.blob.size_bytes
+            self._lasting(lambda host: host.get(incoming.path, out.tell(), end, write))
 
     def bytes_per_s(self) -> float | None:
         """What the speed of the line allows; USB devices are faster than they say."""

@@ -8,6 +8,7 @@ further options for ssh and sftp, such as ``-F FILE``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -17,11 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from s2a_edge.link.heard_process import HeardProcess
 from s2a_edge.link.target import Target
-from s2a_edge.spec.errors import LinkError, S2AError, StorageError
+from s2a_edge.spec.errors import LinkError, S2AError, StorageError, UsageError
 
 CONNECT_TIMEOUT_S = 20
 _MASTER_WAIT_S = 120.0  # a password may be asked for
+_MOST_SOCKET_CHARS = 80  # of 104 to 108; ssh adds some of its own
+_MOST_SAID_BYTES = 2**20
 _FAILURES = (
     # What ssh says, what was expected, what to do.
     (
@@ -43,7 +47,7 @@ _FAILURES = (
     (
         r"closed by|Connection reset|Broken pipe|[Cc]onnection unexpectedly closed|lost connection",
         "a connection that lasts",
-        "flash again: it goes on from what has arrived",
+        "try again: a flash goes on from what has arrived",
     ),
 )
 _STORAGE = (
@@ -77,7 +81,7 @@ class SshCommand:
             )
         self.where = target.text
         self.host = f"{target.user}@{target.host}" if target.user else target.host
-        self.options = shlex.split(os.environ.get("S2A_EDGE_SSH_OPTIONS", ""))
+        self.options = _further_options()
         self._port = target.port
         self._folder: Path | None = None
         self._master: subprocess.Popen[bytes] | None = None
@@ -105,10 +109,16 @@ class SshCommand:
         Raises:
             S2AError: it failed; see :meth:`failure`.
         """
-        done = subprocess.run(self.ssh(remote), input=content, capture_output=True, check=False)
-        if done.returncode != 0:
-            raise self.failure(done.stderr, done.returncode)
-        return done.stdout
+        with HeardProcess(self.ssh(remote), has_input=True, has_output=True) as process:
+            with contextlib.suppress(BrokenPipeError):  # its exit code says why
+                process.stdin.write(content)
+                process.stdin.close()
+            said = process.stdout.read(_MOST_SAID_BYTES)
+            process.stdout.close()
+            code, stderr = process.end()
+        if code != 0:
+            raise self.failure(stderr, code)
+        return said
 
     def failure(self, stderr: bytes, code: int) -> S2AError:
         """The error of a process that ended with exit code ``code``, from what it said."""
@@ -129,9 +139,9 @@ class SshCommand:
         if code == 255:  # ssh's own exit code for whatever went wrong with the connection
             return LinkError(
                 where=self.where,
-                expected="a connection that lasts",
+                expected="a connection",
                 got=_last_line(text) or "one that ended",
-                todo="flash again: it goes on from what has arrived",
+                todo="see that `ssh` to it works, then try again",
             )
         return LinkError(
             where=self.where,
@@ -168,6 +178,9 @@ class SshCommand:
     def _connect(self) -> None:
         """Open the connection that all further commands share."""
         self._folder = Path(tempfile.mkdtemp(prefix="s2a-"))
+        if len(str(self._folder)) > _MOST_SOCKET_CHARS:
+            self._folder.rmdir()
+            self._folder = Path(tempfile.mkdtemp(prefix="s2a-", dir="/tmp"))
         socket = self._folder / "ssh"
         port = [] if self._port is None else ["-p", str(self._port)]
         # Kept alive, so that a pulled cable is noticed within a minute.
@@ -190,6 +203,20 @@ class SshCommand:
                 raise self.failure(said, 255 if code is None else code)
             time.sleep(0.02)
         self.options += ["-o", f"ControlPath={socket}", "-o", "ControlMaster=no"]
+
+
+def _further_options() -> list[str]:
+    """What the user adds to every ssh and sftp."""
+    text = os.environ.get("S2A_EDGE_SSH_OPTIONS", "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            where="S2A_EDGE_SSH_OPTIONS",
+            expected="options as a shell splits them",
+            got=f"{text[:80]!a}: {str(error).lower()}",
+            todo="close the quote",
+        ) from error
 
 
 def _last_line(text: str, pattern: str = "") -> str:

@@ -5,15 +5,16 @@ Each goes on from what has arrived of a file. Every name on the command lines is
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shlex
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
+from s2a_edge.link.heard_process import HeardProcess
 from s2a_edge.link.ssh_command import SshCommand
 from s2a_edge.link.transport import OnBytes, Outgoing
 from s2a_edge.spec.errors import LinkError
@@ -42,19 +43,16 @@ class SshSender:
         command += ["--protect-args", "--info=progress2", "--no-inc-recursive"]
         to = f"{_bracketed(self._ssh.host)}:{self.incoming}/"
         command += ["-e", self._ssh.shell(), f"{folder}/", to]
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None and process.stderr is not None
+        with HeardProcess(command, has_output=True) as process:
             told = 0
-            for done_bytes in _rsync_progress(cast(io.BufferedReader, process.stdout)):
+            for done_bytes in _rsync_progress(process.stdout):
                 # What the board had counts as done there.
                 new = min(max(0, done_bytes - there_bytes), _missing(files))
                 on_bytes(max(0, new - told))
                 told = max(told, new)
-            stderr = process.stderr.read()
-        if process.returncode != 0:
-            raise self._ssh.failure(stderr, process.returncode)
+            code, stderr = process.end()
+        if code != 0:
+            raise self._ssh.failure(stderr, code)
         on_bytes(_missing(files) - told)
         return True
 
@@ -66,12 +64,13 @@ class SshSender:
             verb = "reput" if outgoing.offset else "put"
             name = outgoing.blob.sha256
             line = f'{verb} {name} "{self.incoming}/{name}"\n'
-            done = subprocess.run(
-                self._ssh.sftp(), input=line.encode(), capture_output=True, check=False, cwd=folder
-            )
-            if done.returncode != 0:
-                error = self._ssh.failure(done.stderr, done.returncode)
-                if isinstance(error, LinkError) and done.returncode == 255:
+            with HeardProcess(self._ssh.sftp(), folder, has_input=True) as process:
+                with contextlib.suppress(BrokenPipeError):  # the exit code and stderr say why
+                    process.stdin.write(line.encode())
+                code, stderr = process.end()
+            if code != 0:
+                error = self._ssh.failure(stderr, code)
+                if isinstance(error, LinkError) and code == 255:
                     self._ssh.run("true")  # a connection that is gone fails here
                     return False  # it is there: what is missing is the board's sftp
                 raise error
@@ -97,23 +96,14 @@ class SshSender:
         self, remote: str, files: Sequence[Outgoing], on_bytes: OnBytes, *, as_tar: bool
     ) -> None:
         """Write files into a command on the board."""
-        with subprocess.Popen(
-            self._ssh.ssh(remote),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as process:
-            assert process.stdin is not None and process.stderr is not None
-            try:
+        with HeardProcess(self._ssh.ssh(remote), has_input=True) as process:
+            with contextlib.suppress(BrokenPipeError):  # the exit code and stderr say why
                 for outgoing in files:
                     _write_file(process.stdin, outgoing, on_bytes, as_tar=as_tar)
                 process.stdin.write(bytes(2 * _TAR_BLOCK_BYTES) if as_tar else b"")
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # the exit code and stderr say why
-            stderr = process.stderr.read()
-        if process.returncode != 0:
-            raise self._ssh.failure(stderr, process.returncode)
+            code, stderr = process.end()
+        if code != 0:
+            raise self._ssh.failure(stderr, code)
 
 
 def _write_file(out: IO[bytes], outgoing: Outgoing, on_bytes: OnBytes, *, as_tar: bool) -> None:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from s2a_edge.link.bare_package import build_bare_package
-from s2a_edge.link.messages import OnNote, Request, decode, encode, result
+from s2a_edge.link.heard_process import HeardProcess
+from s2a_edge.link.messages import MAX_MESSAGE_BYTES, OnNote, Request, decode, encode, result
 from s2a_edge.link.ssh_command import SshCommand
 from s2a_edge.link.ssh_send import SshSender
 from s2a_edge.link.target import Target
@@ -64,19 +64,14 @@ class SshTransport(Transport):
 
     def call(self, request: Request, on_note: OnNote) -> Any:
         """One ssh command."""
-        process = subprocess.Popen(
-            self._ssh.ssh(self._agent()),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        with process:
+        line = self._ssh.ssh(self._agent())
+        with HeardProcess(line, has_input=True, has_output=True) as process:
             answer = _converse(process, encode(request), on_note)
-            stderr = process.stderr.read() if process.stderr else b""
+            code, stderr = process.end()
         if request.get("op") == "runtime":
             self._agent_line = None  # what has been unpacked there is used from now on
         if answer is None:
-            raise self._ssh.failure(stderr, process.returncode)
+            raise self._ssh.failure(stderr, code)
         return result(answer)
 
     def send(self, files: Sequence[Outgoing], on_bytes: OnBytes) -> None:
@@ -98,26 +93,22 @@ class SshTransport(Transport):
         )
 
     def fetch(self, files: Sequence[Incoming], on_bytes: OnBytes) -> None:
-        """With ``cat``."""
+        """With ``head``: a log that has grown meanwhile is still what was announced."""
         for incoming in files:
-            command = self._ssh.ssh(f"cat < {shlex.quote(f'{self.root}/{incoming.path}')}")
+            path = shlex.quote(f"{self.root}/{incoming.path}")
+            command = self._ssh.ssh(f"head -c {incoming.blob.size_bytes} < {path}")
             with (
                 storage_errors(incoming.target, "to write what comes from the board"),
                 incoming.target.open("wb") as out,
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                ) as process,
+                HeardProcess(command, has_output=True) as process,
             ):
-                assert process.stdout is not None and process.stderr is not None
-                while chunk := process.stdout.read(65_536):
+                while chunk := process.stdout.read1(65_536):
+                    incoming.require_room(out.tell() + len(chunk))
                     out.write(chunk)
                     on_bytes(len(chunk))
-                stderr = process.stderr.read()
-            if process.returncode != 0:
-                raise self._ssh.failure(stderr, process.returncode)
+                code, stderr = process.end()
+            if code != 0:
+                raise self._ssh.failure(stderr, code)
 
     def _agent(self) -> str:
         """The shell command that answers one request on the board."""
@@ -157,16 +148,15 @@ class SshTransport(Transport):
 _IMPORT = shlex.quote("import s2a_edge.link.agent")
 
 
-def _converse(process: subprocess.Popen[bytes], request: bytes, on_note: OnNote) -> Request | None:
+def _converse(process: HeardProcess, request: bytes, on_note: OnNote) -> Request | None:
     """Write a request and read until its answer; None where none came."""
-    assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(request)
         process.stdin.close()
     except BrokenPipeError:
         return None
     answer = None
-    for line in process.stdout:
+    while line := process.stdout.readline(MAX_MESSAGE_BYTES + 1):
         try:
             message = decode(line)
         except LinkError:

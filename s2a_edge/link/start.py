@@ -62,7 +62,12 @@ def start(
         releases.set_mark(release, replace(before, failed_starts=before.failed_starts + 1))
     paths = {"{bundle}": str(releases.path(release)), "{runs}": str(releases.runs)}
     filled = [_filled(part, paths) for part in command]
-    code, has_started = _run(filled, good_after_s, lambda: _clear(releases, release))
+    try:
+        code, has_started = _run(filled, good_after_s, lambda: _clear(releases, release))
+    except UsageError:  # no such program, which is not the release's fault
+        with releases.lock():
+            releases.set_mark(release, before)
+        raise
     if code in _ASKED_TO_STOP and not has_started:
         with releases.lock():
             releases.set_mark(release, before)

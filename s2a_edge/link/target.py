@@ -17,6 +17,8 @@ from s2a_edge.spec.errors import UsageError
 DEFAULT_ROOT = "~/s2a-edge"
 _KINDS = ("dir", "ssh", "serial", "usb")
 _SSH = re.compile(r"//(?:([^@/]+)@)?(\[[0-9A-Fa-f:.]+\]|[^:/@]+)(?::([0-9]{1,5}))?(/.*)?")
+# What a shell would take for something else: a ProxyCommand of the user's may hold either name.
+_NOT_A_NAME = re.compile(r"^-|[\s\0'\"`$\\;&|<>(){}]")
 _OPTIONS = {
     "dir": (),
     "ssh": ("python",),
@@ -68,7 +70,10 @@ def parse_target(text: str) -> Target:
     if kind == "serial":
         if not rest.startswith("/"):
             raise _refused(text, "a device file, serial:/dev/ttyACM0")
-        return Target(text, kind, None, rest, None, options.get("root", DEFAULT_ROOT), options)
+        root = options.get("root", DEFAULT_ROOT)
+        if not root.startswith(("/", "~/")):
+            raise _refused(text, "root= with a path that begins with / or ~/")
+        return Target(text, kind, None, rest, None, root, options)
     if kind == "dir" and not rest:
         raise _refused(text, "a folder, dir:/path")
     return Target(text, kind, None, "", None, rest or DEFAULT_ROOT, options)
@@ -80,21 +85,30 @@ def _ssh(text: str, rest: str, options: dict[str, str]) -> Target:
         raise _refused(text, "ssh://[user@]host[:port]/path")
     user, host, port, path = match.groups()
     host = unquote(host).strip("[]")
-    # ssh would take them for options.
-    if host.startswith("-") or (user or "").startswith("-"):
-        raise _refused(text, "a host that does not begin with a dash")
+    user = unquote(user) if user else None
+    if _NOT_A_NAME.search(host) or _NOT_A_NAME.search(user or ""):
+        raise _refused(text, "a host and a user of plain characters, no dash first")
+    number = int(port) if port else None
+    if number is not None and not 1 <= number <= 65_535:
+        raise _refused(text, "a port from 1 to 65535")
     root = unquote(path or "")
     if root in ("", "/"):
         root = DEFAULT_ROOT
     # ssh://host/~/x is x below the home folder; ssh://host/x is /x.
     root = root.removeprefix("/") if root.startswith("/~/") else root
-    number = int(port) if port else None
-    return Target(text, "ssh", unquote(user) if user else None, host, number, root, options)
+    return Target(text, "ssh", user, host, number, root, options)
 
 
 def local_folder(root: str) -> Path:
-    """A ``dir:`` target's folder, absolute."""
-    return Path(root).expanduser().absolute()
+    """A ``dir:`` target's folder, absolute.
+
+    Raises:
+        UsageError: it begins with ``~name``, and there is no such user.
+    """
+    try:
+        return Path(root).expanduser().absolute()
+    except RuntimeError as error:
+        raise _refused(f"dir:{root}", "a folder, or ~ and a user of this machine") from error
 
 
 def _refused(text: str, expected: str) -> UsageError:

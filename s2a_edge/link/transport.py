@@ -15,6 +15,7 @@ from typing import Any
 
 from s2a_edge.link.blobs import Blob
 from s2a_edge.link.messages import OnNote, Request
+from s2a_edge.spec.errors import LinkError
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes of payload have arrived on the other side."""
@@ -36,6 +37,20 @@ class Incoming:
     path: str
     blob: Blob
     target: Path
+
+    def require_room(self, came_bytes: int) -> None:
+        """Refuse more than was announced: whoever sends must not fill this machine's disk.
+
+        Raises:
+            LinkError: ``came_bytes`` are more than the file has.
+        """
+        if came_bytes > self.blob.size_bytes:
+            raise LinkError(
+                where=self.path,
+                expected=f"{self.blob.size_bytes} bytes, as announced",
+                got="more: the run goes on and changed it, or the board is not to be trusted",
+                todo="pull again",
+            )
 
 
 class Transport(ABC):

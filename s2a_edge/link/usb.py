@@ -43,7 +43,8 @@ def find_links() -> tuple[Found, ...]:
     ports = sorted(_serial_ports(), key=lambda port: (_rank(port), port.device))
     for port in ports:
         what = " ".join(str(port.description or "").split())[:60]
-        found.append(Found(f"serial:{port.device}", what or "serial port", _rank(port) < 2))
+        what = "serial port" if what in ("", "n/a") else what
+        found.append(Found(f"serial:{port.device}", what, _rank(port) < 2))
     return tuple(found)
 
 

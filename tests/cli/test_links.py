@@ -68,6 +68,19 @@ def test_the_bar_shows_bytes_rate_and_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert flash_progress.estimate(Flashing("fetching", 0, 2**20)) == "fetching 1.0 MiB"
 
 
+def test_the_log_of_a_long_transfer_tells_rate_and_time(capfd: pytest.CaptureFixture[str]) -> None:
+    now_s = 0.0
+    with FlashView(Output(as_json=False, quiet=False), lambda: now_s) as view:
+        for second in range(101):
+            now_s = float(second)
+            view.update(Flashing("sending", second * 10_240, 1_024_000, 0, 100.0))
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "sending 1000.0 KiB, about 2 min"
+    assert lines[1] == "sending: 10 % of 1000.0 KiB, 10.0 KiB/s, about 90 s left"
+    assert lines[-1] == "sending: 90 % of 1000.0 KiB, 10.0 KiB/s, about 10 s left"
+    assert len(lines) == 10
+
+
 def test_the_log_is_one_line_a_phase(capfd: pytest.CaptureFixture[str]) -> None:
     with FlashView(Output(as_json=False, quiet=False)) as view:
         view.update(Flashing("sending", 0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -61,9 +61,18 @@ def note_hashes(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def install(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = ["bash", DEPLOY / "install.sh", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def install(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run install.sh; ``environment`` takes the place of this process's."""
+    return subprocess.run(
+        ["bash", DEPLOY / "install.sh", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env=environment,
+    )
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int, int]]:

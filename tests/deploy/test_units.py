@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ UNITS = sorted((DEPLOY / "systemd").iterdir())
 SCRIPTS = (
     DEPLOY / "install.sh",
     DEPLOY / "bin/s2a-edge-collect",
-    DEPLOY.parent / "tools/make_wheelhouse",
+    *(DEPLOY.parent / "tools" / name for name in ("make_wheelhouse", "demo", "test")),
+    DEPLOY.parent / ".ci/run",
 )
 HARDENING = {
     "NoNewPrivileges": "yes",
@@ -46,9 +49,18 @@ def test_scripts_parse_and_can_be_run(script: Path) -> None:
     assert "set -" in script.read_text()
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def tool(name: str) -> str:
+    """A program of the `dev` extra, also where its environment is not activated."""
+    beside = Path(sys.executable).parent
+    found = shutil.which(name, path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        pytest.skip(f"needs {name}: pip install '.[dev]'")
+    return found
+
+
 def test_shellcheck_has_nothing_to_say() -> None:
-    done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True, check=False)
+    command = [tool("shellcheck"), *map(str, SCRIPTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -68,10 +80,9 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
 def test_hadolint_has_nothing_to_say() -> None:
     file = DEPLOY / "docker/Dockerfile"
-    done = subprocess.run(["hadolint", file], capture_output=True, text=True, check=False)
+    done = subprocess.run([tool("hadolint"), file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -4,7 +4,8 @@
 file system is asked for something is a point; a fork of this process installs ``b`` over ``a`` and
 is killed with SIGKILL at point number POINT. Prints one JSON line ``{"points": N}``, then one for
 each kill: which release was in use after it, whether that one was whole, and whether the next
-install put everything right.
+install put everything right. ``install_killer.py --rollback BUNDLES WORK`` rolls back from ``b`` to
+``a`` instead, is killed at every point, and rolls back again where that did not work.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from s2a_edge.link.board_process import BoardFacts
@@ -37,8 +39,8 @@ def install(bundle: Path, board: Path) -> str:
         return flash(opened, DirTransport(board, CHECKS)).release
 
 
-def install_until(bundle: Path, board: Path, point: int | None) -> int:
-    """Install in a fork that dies at ``point``; how many points it saw if it does not."""
+def do_until(work: Callable[[], object], point: int | None) -> int:
+    """``work`` in a fork that dies at ``point``; how many points it saw if it does not."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
@@ -53,7 +55,7 @@ def install_until(bundle: Path, board: Path, point: int | None) -> int:
 
         sys.addaudithook(count)
         try:
-            install(bundle, board)
+            work()
             os.write(send, str(seen).encode())
         finally:
             os._exit(0)
@@ -87,16 +89,43 @@ def examine(board: Path, bundle: Path, old: str) -> dict[str, object]:
 def main(bundles: Path, work: Path, points: list[int]) -> None:
     old = install(bundles / "a", work / "before")
     shutil.copytree(work / "before", work / "counted", symlinks=True)
-    print(json.dumps({"points": install_until(bundles / "b", work / "counted", None), "old": old}))
+    points_seen = do_until(lambda: install(bundles / "b", work / "counted"), None)
+    print(json.dumps({"points": points_seen, "old": old}))
     for point in points:
         board = work / "board"
         shutil.copytree(work / "before", board, symlinks=True)
-        survived = install_until(bundles / "b", board, point) >= 0
+        survived = do_until(lambda: install(bundles / "b", board), point) >= 0  # noqa: B023
         print(
             json.dumps({"point": point, "survived": survived} | examine(board, bundles / "b", old))
         )
         shutil.rmtree(board)
 
 
+def main_rollback(bundles: Path, work: Path) -> None:
+    for name in ("a", "b"):
+        install(bundles / name, work / "before")
+    for point in range(10_000):
+        board = work / f"board-{point}"
+        shutil.copytree(work / "before", board, symlinks=True)
+        survived = do_until(lambda: call_rollback(board), point) >= 0  # noqa: B023
+        releases = Releases(board)
+        old = releases.current()
+        found = {"point": point, "survived": survived, "whole": whole(releases, old)}
+        if old == Releases(work / "before").current():
+            call_rollback(board)  # the way back is still there
+        is_back = releases.current() == Releases(work / "before").previous()
+        print(json.dumps({**found, "back": is_back and whole(releases, releases.current())}))
+        shutil.rmtree(board)
+        if survived:
+            return
+
+
+def call_rollback(board: Path) -> None:
+    DirTransport(board, CHECKS).call({"op": "rollback"}, lambda text: None)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), [int(p) for p in sys.argv[3:]])
+    if sys.argv[1] == "--rollback":
+        main_rollback(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), [int(p) for p in sys.argv[3:]])

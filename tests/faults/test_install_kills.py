@@ -33,6 +33,18 @@ def kill_at(bundles: Path, work: Path, points: list[int]) -> list[dict[str, Any]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_a_rollback_killed_at_every_point_still_leads_back(bundles: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(KILLER), "--rollback", str(bundles), str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=own_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) > 8
+    assert [f for f in found if not f["whole"] or not f["back"]] == []
+    assert [f["survived"] for f in found] == [False] * (len(found) - 1) + [True]
+
+
 def check(bundles: Path, work: Path, count: int) -> None:
     (header,) = kill_at(bundles, work / "first", [])
     total = header["points"]

@@ -110,7 +110,8 @@ class TransportContract:
 
     def test_files_come_back(self, transport: Transport, board: Path, tmp_path: Path) -> None:
         (board / "runs" / "n 1").mkdir(parents=True)
-        (board / "runs" / "n 1" / "metrics.jsonl").write_bytes(CONTENT)
+        grown = CONTENT + b"what was written since it was announced"
+        (board / "runs" / "n 1" / "metrics.jsonl").write_bytes(grown)
         told: list[int] = []
         wanted = Incoming("runs/n 1/metrics.jsonl", BLOB, tmp_path / "came")
         transport.fetch([wanted], told.append)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from s2a_edge.link.blobs import Blob
 from s2a_edge.link.dir_transport import DirTransport
 from s2a_edge.link.flash import flash
 from s2a_edge.link.install import BoardChecks
 from s2a_edge.link.messages import OnNote, Request
 from s2a_edge.link.pull import pull
+from s2a_edge.link.transport import Incoming
 from s2a_edge.run.finished_run import evaluate_run, export_run
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.bundle import Bundle
@@ -94,6 +96,13 @@ def test_a_hostile_board_writes_nothing_elsewhere(board: Path, tmp_path: Path) -
         with pytest.raises(LinkError):
             pull(transport, "night", tmp_path / "out" / "night")
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_more_than_was_announced_does_not_fill_the_disk(tmp_path: Path) -> None:
+    incoming = Incoming("runs/n/run.json", Blob("0" * 64, 5), tmp_path / "x")
+    incoming.require_room(5)
+    with pytest.raises(LinkError, match="expected 5 bytes, as announced"):
+        incoming.require_room(6)
 
 
 def test_a_damaged_checkpoint_is_said(board: Path, tmp_path: Path) -> None:

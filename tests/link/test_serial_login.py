@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from s2a_edge.link import serial_transport
 from s2a_edge.link.bare_package import build_runtime
 from s2a_edge.link.blobs import Blob
 from s2a_edge.link.flash import flash
@@ -21,7 +22,7 @@ from s2a_edge.link.transport import Outgoing
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import LinkError
 from tests.link.contract import quiet
-from tests.link.faulty_line import CLEAN, Faults, FaultyLine
+from tests.link.faulty_line import Faults, FaultyLine
 
 BASE = Path(os.path.realpath(sys.executable)).parent  # no virtual environment: no s2a-edge
 LOGIN = r"""
@@ -61,7 +62,13 @@ def shell(line: FaultyLine, home: Path, login: str = "", libraries: str = "") ->
             process.kill()
 
 
-@pytest.mark.parametrize("faults", [CLEAN, Faults(messages=0.0001), Faults(damaged=0.0001)])
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but the shell is there: no need to wait long for an answer before turning to it."""
+    monkeypatch.setattr(serial_transport, "_ANSWER_S", 0.4)
+
+
+@pytest.mark.parametrize("faults", [Faults(messages=0.0001), Faults(damaged=0.0002)])
 def test_the_program_is_pushed_and_takes_files(tmp_path: Path, faults: Faults) -> None:
     content = bytes(range(256)) * 100
     blob = Blob(hashlib.sha256(content).hexdigest(), len(content))
@@ -76,9 +83,10 @@ def test_the_program_is_pushed_and_takes_files(tmp_path: Path, faults: Faults) -
                 transport.call({"op": "install"}, quiet)
         board = tmp_path / "home" / "s2a-edge"
         assert (board / "blobs" / blob.sha256).read_bytes() == content
-        # The shell is back, and takes the program again.
+        # The shell is back, the program is gone, and can come again.
         with open_transport(f"serial:{line.host}") as transport:
             assert transport.call({"op": "hello"}, quiet)["protocol"] == 1
+            assert len(list((tmp_path / "home").glob("s2a-edge-*.pyz"))) == 1
 
 
 def test_a_login_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
