@@ -130,6 +130,14 @@ def pack(  # one parameter for each option: that is how typer declares them
     attention: Annotated[
         str, typer.Option(help="Attention probabilities: auto, store or recompute.")
     ] = "auto",
+    native: Annotated[
+        bool,
+        typer.Option(
+            "--native/--no-native",
+            help="Also make each training step with kernels in C, which is faster where they can "
+            "be compiled.",
+        ),
+    ] = True,
     loss: Annotated[
         str,
         typer.Option(
@@ -203,6 +211,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         if saved_budget
         else None,
         "attention": attention,
+        "native": native,
         "optimizer": optimizer,
         "device": load_profile(device).name if device else None,
         "preprocessing": {name: value for name, value in image.items() if value is not None},
