@@ -1,0 +1,192 @@
+"""Training in a process that the kernel really holds to its budget.
+
+``RLIMIT_DATA`` bounds private writable memory: heap, arena, stacks. It is set, once everything is
+imported, to what the process has then and what the budget leaves beside the mapped weights, so
+everything that training adds must lie within the plan. In a control group
+(``S2A_EDGE_TEST_CGROUP`` names one, of v1 or v2, that may be written, or ``systemd-run`` makes one)
+everything the process holds counts, and what does not fit is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import s2a_edge
+from s2a_edge.spec.bundle import Bundle
+from s2a_edge.spec.requirement import requirement
+from s2a_edge.spec.units import MIB
+
+MICRO_BATCHES = (4, 32)
+SIDE = 256
+SAMPLES = 32
+EXHAUSTED = 3
+
+# As the command line trains; the limit is in force from before the first session.
+CHILD = """
+import json, os, resource, sys
+from pathlib import Path
+
+how, limit, bundle, data, out, options = sys.argv[1:]
+if how == "cgroup":
+    group = Path(limit)
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+from s2a_edge.run.process_memory import read_sizes
+from s2a_edge.run.trainer import Trainer
+from s2a_edge.spec.errors import S2AError
+
+options = json.loads(options)
+trainer_options = {k: options.pop(k) for k in ("budget_bytes", "micro_batch", "headroom_bytes")}
+if how == "rlimit":
+    status = read_sizes(Path("/proc/self/status"))
+    # Pages of libraries that are not in yet count for the budget, not for this limit.
+    most = status["VmData"] + int(limit) - status["VmRSS"]
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+try:
+    trainer = Trainer(bundle, seed=3, threads=1, **trainer_options)
+    needed_bytes = trainer.requirement.total_bytes
+    summary = trainer.fit(data, out=out, epochs=2, lr=0.01, **options)
+except S2AError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+print(json.dumps({
+    "steps": summary.steps, "micro_batch": summary.micro_batch, "needed": needed_bytes,
+    "peak": summary.peak_bytes, "losses": [r.loss for r in summary.history],
+    "step_downs": [s.reason for s in summary.step_downs],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    s2a_edge.pack(
+        "tests.pack.models:tiny_resnet",
+        folder / "b.s2a",
+        input_shape=(3, SIDE, SIDE),
+        labels=("dark", "bright"),
+        effective_batch=max(MICRO_BATCHES),
+        micro_batches=MICRO_BATCHES,
+    )
+    rng = np.random.default_rng(0)
+    labels = np.arange(SAMPLES) % 2
+    x = rng.standard_normal((SAMPLES, 3, SIDE, SIDE)) + 2 * labels[:, None, None, None] - 1
+    np.savez(folder / "d.npz", image=x.astype(np.float32), labels=labels)
+    return folder
+
+
+@pytest.fixture(params=["rlimit", "cgroup"])
+def how(request: pytest.FixtureRequest) -> str:
+    if request.param == "cgroup" and _delegated() is None:
+        pytest.skip("no control group that this process may limit")
+    return str(request.param)
+
+
+def _delegated() -> Path | None:
+    named = os.environ.get("S2A_EDGE_TEST_CGROUP")
+    return Path(named) if named and os.access(named, os.W_OK) else None
+
+
+@pytest.fixture
+def group() -> Iterator[Path | None]:
+    """A group below the delegated one, gone afterwards."""
+    parent = _delegated()
+    if parent is None:
+        yield None
+        return
+    made = parent / f"s2a-edge-test-{os.getpid()}"
+    made.mkdir()
+    yield made
+    made.rmdir()
+
+
+def train(
+    place: Path, out: Path, how: str, group: Path | None, limit_bytes: int, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    limit = str(limit_bytes)
+    if how == "cgroup":
+        assert group is not None
+        version_1 = (group / "memory.limit_in_bytes").exists()
+        name = "memory.limit_in_bytes" if version_1 else "memory.max"
+        (group / name).write_text(limit)
+        limit = str(group)
+    options = {"budget_bytes": None, "micro_batch": None, "headroom_bytes": 0, **options}
+    arguments = [how, limit, *map(str, (place / "b.s2a", place / "d.npz", out))]
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # Stacks and pools of threads that do nothing here would be most of what is bounded.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        preexec_fn=_small_stacks,
+    )
+
+
+def _small_stacks() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_STACK, (MIB, MIB))
+
+
+@pytest.fixture(scope="module")
+def free(place: Path) -> dict[str, Any]:
+    """What an unconfined run says that it needs, and gives."""
+    done = train(place, place / "free", "free", None, 0)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_it_trains_to_the_end_where_the_plan_says_that_it_fits(
+    place: Path, tmp_path: Path, free: dict[str, Any], how: str, group: Path | None
+) -> None:
+    limit_bytes = free["needed"] + (MIB if how == "rlimit" else 0)
+    done = train(place, tmp_path / "run", how, group, limit_bytes, budget_bytes=limit_bytes)
+    assert done.returncode == 0, done.stderr
+    confined = json.loads(done.stdout)
+    assert confined["micro_batch"] == max(MICRO_BATCHES)
+    assert (confined["steps"], confined["step_downs"]) == (free["steps"], [])
+    assert confined["losses"] == free["losses"]
+    assert confined["peak"] <= limit_bytes
+
+
+def test_it_is_refused_before_the_first_step_where_it_does_not_fit(
+    place: Path, tmp_path: Path, free: dict[str, Any], how: str, group: Path | None
+) -> None:
+    limit_bytes = free["needed"] - arena_difference_bytes(place) - MIB
+    done = train(place, tmp_path / "run", how, group, limit_bytes, budget_bytes=limit_bytes)
+    assert done.returncode == EXHAUSTED, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "too little" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_that_nobody_told_of_is_met_by_stepping_down(
+    place: Path, tmp_path: Path, free: dict[str, Any], group: Path | None
+) -> None:
+    """The kernel refuses the larger arena: no budget was given, so nothing warned before."""
+    limit_bytes = free["needed"] - 7 * arena_difference_bytes(place) // 10
+    done = train(place, tmp_path / "run", "rlimit", group, limit_bytes)
+    assert done.returncode == 0, done.stderr
+    confined = json.loads(done.stdout)
+    assert confined["micro_batch"] == min(MICRO_BATCHES)
+    assert len(confined["step_downs"]) == 1
+    np.testing.assert_allclose(confined["losses"], free["losses"], rtol=1e-4)
+
+
+def arena_difference_bytes(place: Path) -> int:
+    with Bundle.open(place / "b.s2a") as opened:
+        small, large = (
+            requirement(opened.manifest, micro_batch=n).total_bytes for n in MICRO_BATCHES
+        )
+    return large - small
