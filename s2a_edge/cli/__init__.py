@@ -15,6 +15,7 @@ import typer
 from s2a_edge import __version__
 from s2a_edge.cli.check import check
 from s2a_edge.cli.devices import devices
+from s2a_edge.cli.doctor import doctor
 from s2a_edge.cli.evaluate import evaluate
 from s2a_edge.cli.export import export
 from s2a_edge.cli.failures import FailureGroup
@@ -62,6 +63,7 @@ app.command("pack")(pack)
 app.command("keygen")(keygen)
 app.command("sign")(sign)
 app.command("check")(check)
+app.command("doctor")(doctor)
 app.command("inspect")(inspect)
 app.command("train")(train)
 app.command("kernels")(kernels)

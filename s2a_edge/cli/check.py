@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +21,13 @@ from s2a_edge.cli.failures import one_line
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.run_options import ProviderName
 from s2a_edge.cli.trust_option import Trust, load_trust
+from s2a_edge.cli.waterfall import phases_table, waterfall_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from s2a_edge.spec.changes import Change
+    from s2a_edge.spec.manifest import Manifest
     from s2a_edge.spec.requirement import Requirement, Setting, Verdict
 
 
@@ -41,13 +45,22 @@ def check(
         int | None,
         typer.Option(help="Samples a step takes at once; default: the most that fit.", min=1),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png|FILE.html", help="Draw memory over the training step."),
+    ] = None,
     trust: Trust = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what training needs, and whether it fits: exit code 0, or 3 if it does not."""
+    from s2a_edge.cli.memory_plot import draw_memory, require_plot_name
     from s2a_edge.spec.budget import does_not_fit, micro_batches, requirement
     from s2a_edge.spec.bundle import Bundle
+    from s2a_edge.spec.changes import smaller_micro_batches
+
+    if plot is not None:
+        require_plot_name(plot)
 
     output = Output(as_json=as_json, quiet=quiet)
     given = resolve_budget(
@@ -59,22 +72,65 @@ def check(
     )
     with Bundle.open(bundle, trust=load_trust(trust)) as opened:
         manifest = opened.manifest
-    setting = _setting(provider, measured=this_device)
-    sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)
-    needs = [requirement(manifest, micro_batch=size, setting=setting) for size in sizes]
+        setting = _setting(provider, measured=this_device)
+        sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)
+        needs = [requirement(manifest, micro_batch=size, setting=setting) for size in sizes]
+        budget_bytes = None if given is None else given.budget_bytes
+        # The largest that fits; if none does, the smallest, which misses least.
+        fitting = (n for n in needs if budget_bytes is None or n.verdict(budget_bytes).fits)
+        needed = next(fitting, needs[-1])
+        if plot is not None:
+            draw_memory(opened, needed, plot, budget_bytes)
+            output.note(f"{plot}: memory over the training step")
     if given is None:
-        output.show(*(_requirement_table(needed) for needed in needs))
-        output.result({"requirements": [needed.as_dict() for needed in needs]})
+        for one in needs:
+            output.show(*_requirement_tables(manifest, one, output, None))
+        shown = [_as_dict(manifest, one) for one in needs]
+        output.result({"requirements": shown})
         return
-    # The largest that fits; if none does, the smallest, which misses least.
-    needed = next((one for one in needs if one.verdict(given.budget_bytes).fits), needs[-1])
     verdict = needed.verdict(given.budget_bytes)
-    output.show(_requirement_table(needed), *_budget_parts(given), _verdict_line(verdict))
-    output.result({"requirement": needed.as_dict(), "budget": given, "verdict": verdict})
+    output.show(
+        *_requirement_tables(manifest, needed, output, given.budget_bytes),
+        *_budget_parts(given),
+        _verdict_line(verdict),
+    )
+    error = None
     if not verdict.fits:
-        error = does_not_fit(manifest, needed, given.budget_bytes, setting=setting)
+        largest = needs[0] if micro_batch is None else needed
+        changes = smaller_micro_batches(manifest, largest, given.budget_bytes, setting=setting)
+        output.show(*_change_lines(changes))
+        error = does_not_fit(
+            manifest, needed, given.budget_bytes, setting=setting, changes=changes
+        )
+    output.result(
+        {
+            "requirement": _as_dict(manifest, needed),
+            "budget": given,
+            "verdict": verdict,
+            "changes": [] if error is None else list(error.changes),
+        }
+    )
+    if error is not None:
         print(one_line(error), file=sys.stderr)
         raise typer.Exit(error.exit_code)
+
+
+def _as_dict(manifest: Manifest, needed: Requirement) -> dict[str, object]:
+    from s2a_edge.spec.waterfall import phase_needs, waterfall
+
+    return {
+        **needed.as_dict(),
+        "waterfall": waterfall(manifest, needed),
+        "phases": phase_needs(manifest, needed),
+    }
+
+
+def _change_lines(changes: Sequence[Change]) -> list[str]:
+    if not changes:
+        return []
+    fits = changes[0].fits
+    head = "What makes it fit, cheapest first:" if fits else "What would help, and not be enough:"
+    return [head, *(f"  {change.command} {change}" for change in changes)]
 
 
 def _setting(provider: ProviderName, *, measured: bool) -> Setting:
@@ -90,17 +146,17 @@ def _setting(provider: ProviderName, *, measured: bool) -> Setting:
     return measure_setting(provider)
 
 
-def _requirement_table(needed: Requirement) -> Table:
-    from s2a_edge.spec.units import format_bytes
+def _requirement_tables(
+    manifest: Manifest, needed: Requirement, output: Output, budget_bytes: int | None
+) -> list[Table]:
+    from s2a_edge.spec.waterfall import phase_needs, waterfall
 
-    made = table(
-        f"Training with micro-batch {needed.micro_batch}", ("part", "needs", ""), right=("needs",)
-    )
-    for line in needed.lines:
-        made.add_row(line.label, format_bytes(line.size_bytes), line.how)
-    made.add_section()
-    made.add_row("all together", format_bytes(needed.total_bytes), "")
-    return made
+    title = f"Training with micro-batch {needed.micro_batch}"
+    bars = waterfall(manifest, needed)
+    return [
+        waterfall_table(title, bars, budget_bytes=budget_bytes, drawn=output.draws),
+        phases_table(phase_needs(manifest, needed)),
+    ]
 
 
 def _budget_parts(given: GivenBudget) -> list[str | Table]:

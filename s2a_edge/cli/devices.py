@@ -64,7 +64,7 @@ def detect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say which board this is and what memory it has."""
+    """Say which board this is and what memory it has: exit code 1 if no profile matches."""
     from s2a_edge.run import probe
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -75,6 +75,8 @@ def detect(
         rows.add_row(name, _value(name, value))
     output.show(rows)
     output.result(facts)
+    if facts.profile is None:
+        raise typer.Exit(1)
 
 
 def _summary(profile: DeviceProfile) -> dict[str, object]:

@@ -60,6 +60,11 @@ class Output:
         """Whether a person reads stdout."""
         return not (self.as_json or self.quiet)
 
+    @property
+    def draws(self) -> bool:
+        """Whether stdout is a terminal, where bars can be seen."""
+        return self.shows_tables and sys.stdout.isatty()
+
     def result(self, value: object) -> None:
         """Print ``value`` as JSON if that was asked for; dataclasses and paths are converted."""
         if self.as_json:

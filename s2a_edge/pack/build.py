@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from s2a_edge.native import find_library
 from s2a_edge.pack import describe
 from s2a_edge.pack.capture import Captured, open_source
+from s2a_edge.pack.cheaper import measured_changes
 from s2a_edge.pack.compile import Compiled, compile_backbone, native_step, usable_threads
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.fit_budget import with_arena
@@ -42,6 +43,7 @@ from s2a_edge.spec.manifest import (
 )
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
 from s2a_edge.spec.text_inputs import TOKENIZER_NAME
+from s2a_edge.spec.timeline import TIMELINE_SUFFIX
 from s2a_edge.spec.tunable import TrainableGroup, tunable_groups
 from s2a_edge.spec.units import format_bytes
 
@@ -109,7 +111,7 @@ def pack_captured(captured: Captured, out: Path, options: PackOptions,
     try:
         if captured.tokenizer is not None:
             shutil.copyfile(captured.tokenizer, staging / TOKENIZER_NAME)
-        manifest = _fitting(staging, compiled, options, on_stage)
+        manifest = _fitting(staging, captured, compiled, options, on_stage)
         on_stage("bundle", out.name)
         path = write_bundle(staging, manifest, out)
     except OSError as error:
@@ -142,7 +144,8 @@ def _staging_folder(out: Path) -> Path:
                            ) from error
 
 
-def _fitting(folder: Path, compiled: Compiled, options: PackOptions, on_stage: Stage) -> Manifest:
+def _fitting(folder: Path, captured: Captured, compiled: Compiled, options: PackOptions,
+             on_stage: Stage) -> Manifest:
     """Everything written to ``folder`` and rehearsed, within the budget if there is one.
 
     What the process needs beside the arena is known after a rehearsal only. With ``--bits auto``
@@ -173,7 +176,8 @@ def _fitting(folder: Path, compiled: Compiled, options: PackOptions, on_stage: S
         manifest = _Files(folder, compiled, options, on_stage).manifest()
     needed = requirement(manifest)
     if not needed.verdict(budget_bytes).fits:
-        raise does_not_fit(manifest, needed, budget_bytes)
+        changes = measured_changes(captured, compiled, options, manifest, folder, on_stage)
+        raise does_not_fit(manifest, needed, budget_bytes, changes=changes)
     return manifest
 
 
@@ -219,8 +223,9 @@ class _Files:
     def _train(self, batch: int) -> BatchGraph:
         step = self.compiled.steps[batch]
         name = f"train_b{batch}.onnx"
-        plan, evidence = self._planned(step.model, name, self._compared(batch))
-        return BatchGraph(name, batch, plan, evidence, self._native(batch))
+        timeline = f"train_b{batch}{TIMELINE_SUFFIX}"
+        plan, evidence = self._planned(step.model, name, self._compared(batch), timeline=timeline)
+        return BatchGraph(name, batch, plan, evidence, self._native(batch), timeline)
 
     def _compared(self, batch: int) -> int | None:
         """Gradients are compared in the largest step."""
@@ -236,9 +241,13 @@ class _Files:
         return NativeGraph(name, *self._planned(step.model, name, self._compared(batch), kernels))
 
     def _planned(self, model: ir.Model, name: str, compared: int | None = None,
-                 kernels: Path | None = None) -> tuple[MemoryPlan, Evidence]:
+                 kernels: Path | None = None, timeline: str | None = None,
+                 ) -> tuple[MemoryPlan, Evidence]:
         self.on_stage("plan", name)
-        plan = plan_memory(model, threads=self.threads).plan
+        planned = plan_memory(model, threads=self.threads)
+        plan = planned.plan
+        if timeline is not None:
+            (self.folder / timeline).write_bytes(describe.packed_timeline(planned))
         emit_model(model, self.weights, self.folder / name)
         self.on_stage("rehearse", name)
         inputs, outputs = self.folder / "rehearsal.npz", self.folder / "outputs.npz"

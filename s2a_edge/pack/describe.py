@@ -15,6 +15,7 @@ from s2a_edge.pack.compile import Allocated, Compiled
 from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.pack.interface import input_specs, task
 from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.plan.planner import PlanResult
 from s2a_edge.pack.saving import SavedValue as Saved
 from s2a_edge.spec.frozen_weights import FrozenWeights
 from s2a_edge.spec.manifest import (
@@ -37,6 +38,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, GradientError
+from s2a_edge.spec.timeline import Timeline, pack_timeline
 from s2a_edge.spec.tunable import adapter_of
 
 ONNXRUNTIME_MIN = "1.19"
@@ -45,6 +47,15 @@ ONNXRUNTIME_MIN = "1.19"
 def with_gradient_error(evidence: Evidence, error: GradientError) -> Evidence:
     """The same evidence with a gradient error."""
     return replace(evidence, gradient_error=error)
+
+
+def packed_timeline(planned: PlanResult) -> bytes:
+    """The buffers of a plan, as the bundle keeps them for drawings."""
+    buffers, nodes = planned.traffic.buffers, planned.traffic.nodes
+    return pack_timeline(Timeline(
+        "s2a-timeline", tuple(node.name for node in nodes), tuple(b.name for b in buffers),
+        tuple(b.kind for b in buffers), tuple(b.size_bytes for b in buffers),
+        tuple(b.start for b in buffers), tuple(b.end for b in buffers)))
 
 
 def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,

@@ -8,7 +8,9 @@ derived in :mod:`s2a_edge.spec.device_profile`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from s2a_edge.spec.changes import Change, smaller_micro_batches
 from s2a_edge.spec.errors import BudgetError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.requirement import (
@@ -60,27 +62,48 @@ def does_not_fit(
     budget_bytes: int,
     *,
     setting: Setting = DEFAULT_SETTING,
+    changes: Sequence[Change] | None = None,
 ) -> BudgetError:
-    """The error of a requirement above its budget; names the flags that would help."""
+    """The error of a requirement above its budget; names the flags that would help.
+
+    Args:
+        manifest: of the bundle.
+        needed: what does not fit.
+        budget_bytes: into which.
+        setting: of ``needed``.
+        changes: the cheapest of what would help, measured; None: those that the bundle knows.
+    """
     missing_bytes = needed.verdict(budget_bytes).missing_bytes
     got = f"a budget of {format_bytes(budget_bytes)}, {format_bytes(missing_bytes)} too little"
+    if changes is None:
+        changes = smaller_micro_batches(manifest, needed, budget_bytes, setting=setting)
     return BudgetError(
         where=f"training with micro-batch {needed.micro_batch}",
         expected=f"at least {format_bytes(needed.total_bytes)} of memory",
         got=got,
-        todo=_advice(manifest, needed, budget_bytes, setting),
+        todo=_advice(manifest, needed, budget_bytes, changes),
         missing_bytes=missing_bytes,
+        changes=[change.as_dict() for change in changes],
     )
 
 
-def _advice(manifest: Manifest, needed: Requirement, budget_bytes: int, setting: Setting) -> str:
-    """What to do: a packed graph that fits, other pack flags, or only a larger budget."""
+def _advice(
+    manifest: Manifest, needed: Requirement, budget_bytes: int, changes: Sequence[Change]
+) -> str:
+    """What to do: measured changes that fit, other pack flags, or only a larger budget."""
     enough = f"give it --budget {math.ceil(needed.total_bytes / MIB)}MiB or more"
-    for batch in micro_batches(manifest):
-        if batch < needed.micro_batch:
-            smaller = requirement(manifest, micro_batch=batch, setting=setting)
-            if smaller.verdict(budget_bytes).fits:
-                return f"train with --micro-batch {batch}, which fits, or {enough}"
+    fitting = [change for change in changes if change.fits]
+    if fitting:
+        verb = {"train": "train", "pack": "pack again"}[fitting[0].command]
+        named = ", or ".join(f"with {change}" for change in fitting)
+        return f"{verb} {named}; or {enough}"
+    if changes and changes[0].command == "pack":
+        short = min(change.total_bytes for change in changes) - budget_bytes
+        named = ", ".join(map(str, changes))
+        return (
+            f"no single change is enough; what helps most: {named}, and {format_bytes(short)} are "
+            f"still missing: combine them, or {enough}"
+        )
     fixed_bytes = needed.of_kind(*_FIXED)
     if fixed_bytes >= budget_bytes:
         return (

@@ -23,6 +23,8 @@ Every error says *where* it happened, what was *expected*, what it *got* and wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class S2AError(Exception):
     """Base of all errors a user may meet.
@@ -90,19 +92,29 @@ class BudgetError(S2AError):
 
     Args:
         missing_bytes: how much is missing, in bytes; 0 where that cannot be known.
+        changes: what would help, each with its effect; JSON-ready.
     """
 
     exit_code = 3
 
     def __init__(
-        self, *, where: str, expected: str, got: str, todo: str, missing_bytes: int = 0
+        self,
+        *,
+        where: str,
+        expected: str,
+        got: str,
+        todo: str,
+        missing_bytes: int = 0,
+        changes: Sequence[dict[str, object]] = (),
     ) -> None:
         super().__init__(where=where, expected=expected, got=got, todo=todo)
         self.missing_bytes = missing_bytes
+        self.changes = tuple(changes)
 
     def as_dict(self) -> dict[str, object]:
-        """As :meth:`S2AError.as_dict`, with ``missing_bytes``."""
-        return {**super().as_dict(), "missing_bytes": self.missing_bytes}
+        """As :meth:`S2AError.as_dict`, with ``missing_bytes``, and ``changes`` if there are any."""
+        changes = {"changes": list(self.changes)} if self.changes else {}
+        return {**super().as_dict(), "missing_bytes": self.missing_bytes, **changes}
 
 
 class DataError(S2AError):

@@ -96,7 +96,8 @@ class NativeGraph:
 class BatchGraph:
     """A training or evaluation graph for one static batch.
 
-    ``native``: the same training step in its faster form, if the bundle has it.
+    ``native``: the same training step in its faster form, if the bundle has it; ``timeline``: file
+    of its planned buffers, of training steps.
     """
 
     file: FileName
@@ -104,6 +105,7 @@ class BatchGraph:
     plan: MemoryPlan
     evidence: Evidence
     native: NativeGraph | None = None
+    timeline: FileName | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ class Manifest:
         graphs = self.graphs
         named = [*(g.file for g in graphs.train), graphs.eval.file, graphs.infer.file]
         named += [g.native.file for g in graphs.train if g.native is not None]
+        named += [g.timeline for g in graphs.train if g.timeline is not None]
         if isinstance(self.preprocessing, TextPreprocessing):
             named.append(self.preprocessing.tokenizer)
         return (*named, graphs.optimizer.file, "adapters.safetensors", "weights.bin")

@@ -119,6 +119,11 @@ def _check_graphs(manifest: Manifest) -> None:
         refuse("manifest.json: graphs.eval.native", "null: evaluation has one form", "a graph")
     _check_unique("graphs (train, eval, infer, optimizer)", (f.lower() for f in files))
     reserved = {name.lower() for name in RESERVED_FILES}
+    drawings = [g.timeline for g in graphs.train if g.timeline is not None]
+    _check_unique("graphs.train (timeline)", (f.lower() for f in drawings))
+    for file in drawings:
+        if not file.endswith(".timeline.json.gz"):
+            refuse("manifest.json: graphs", "timelines named *.timeline.json.gz", file)
     for file in files:
         if file.lower() in reserved or not file.endswith(".onnx"):
             refuse("manifest.json: graphs", "graph files named *.onnx", file)

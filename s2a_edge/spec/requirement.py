@@ -12,7 +12,8 @@ of the train, eval and optimizer plans, not their sum. Everything else is held s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -85,11 +86,15 @@ class Requirement:
         micro_batch: rows per step of the train graph.
         arena_bytes: the limit to give the runtime's arena.
         lines: the parts, in the order of a table.
+        train_graph: file of its training graph.
+        arenas: what each graph that shares the arena needs of it, by file.
     """
 
     micro_batch: int
     arena_bytes: int
     lines: tuple[RequirementLine, ...]
+    train_graph: str = ""
+    arenas: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:
@@ -183,7 +188,8 @@ def requirement(
         ),
         *_input_lines(manifest, train, setting),
     ]
-    return Requirement(train.batch, arena_bytes, tuple(line for line in lines if line.size_bytes))
+    shown = tuple(line for line in lines if line.size_bytes)
+    return Requirement(train.batch, arena_bytes, shown, train.file, limits)
 
 
 def micro_batches(manifest: Manifest) -> tuple[int, ...]:

@@ -276,7 +276,11 @@ class TestAdvice:
         bundle = manifest({1: 10 * MIB, 2: 20 * MIB, 4: 40 * MIB})
         budget_bytes = requirement(bundle, micro_batch=2).total_bytes
         error = does_not_fit(bundle, requirement(bundle), budget_bytes)
-        assert "--micro-batch 2, which fits" in error.todo
+        assert error.todo.startswith("train with --micro-batch ")
+        assert "--micro-batch 2 (20.0 MiB less, " in error.todo
+        assert "--micro-batch 1 (30.0 MiB less, " in error.todo
+        assert [change["fits"] for change in error.changes] == [True, True]
+        assert error.as_dict()["changes"] == list(error.changes)
 
     def test_then_what_to_pack_with(self) -> None:
         bundle = manifest({4: 400 * MIB}, bits=8)

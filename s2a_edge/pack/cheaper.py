@@ -1,0 +1,110 @@
+"""What would make a bundle fit its budget: other recipes, compiled and measured, cheapest first.
+
+Each is one change of the recipe that was asked for. Its training step is compiled, planned and run
+once in a process of its own within its planned arena; the rest of the requirement is that of the
+bundle that did not fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from s2a_edge.pack.capture import Captured
+from s2a_edge.pack.compile import Compiled, compile_backbone, usable_threads
+from s2a_edge.pack.emit import emit_model, emit_weights
+from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.rehearse import rehearse
+from s2a_edge.spec.budget import requirement
+from s2a_edge.spec.changes import Change, cheapest
+from s2a_edge.spec.errors import S2AError
+from s2a_edge.spec.manifest import BatchGraph, Manifest
+from s2a_edge.spec.units import format_bytes
+
+Stage = Callable[[str, str], None]
+
+_FEWER_BITS = {32: 8, 16: 8, 8: 4, 4: 2, 3: 2}
+
+
+def measured_changes(captured: Captured, compiled: Compiled, options: PackOptions,
+                     manifest: Manifest, folder: Path, on_stage: Stage) -> tuple[Change, ...]:
+    """At most three changes of ``options`` with their measured effects.
+
+    Args:
+        captured: the source.
+        compiled: what was made of it with ``options``.
+        options: of the pack that does not fit; with a budget.
+        manifest: of the bundle that does not fit.
+        folder: for files, emptied by the caller.
+        on_stage: told of each.
+    """
+    assert options.budget_bytes is not None
+    budget_bytes = options.budget_bytes
+    present = requirement(manifest)
+    graphs = {graph.batch: graph for graph in manifest.graphs.train}
+    before_ms = _sample_ms(graphs[present.micro_batch])
+    changes = []
+    for flags, changed in _variants(options, len(compiled.adapted.blocks)):
+        on_stage("try", flags)
+        try:
+            made = compile_backbone(captured, changed, _silent)
+            graph = _rehearsed(made, changed, folder)
+        except S2AError as error:  # this one cannot be had; others may
+            on_stage("note", f"{flags}: {error}")
+            continue
+        evaluation = dataclasses.replace(
+            manifest.graphs.eval, batch=made.eval_batch,
+            plan=plan_memory(made.evaluation, threads=usable_threads(changed)).plan)
+        graphs_then = dataclasses.replace(manifest.graphs, train=(graph,), eval=evaluation)
+        needed = requirement(dataclasses.replace(manifest, graphs=graphs_then))
+        change = Change(flags, "pack", needed.total_bytes,
+                        present.total_bytes - needed.total_bytes, _sample_ms(graph) / before_ms,
+                        needed.verdict(budget_bytes).fits, "measured at pack time")
+        on_stage("try", f"{flags}: {format_bytes(needed.total_bytes)}")
+        changes.append(change)
+    return cheapest(changes)
+
+
+def _variants(options: PackOptions, blocks: int) -> Iterator[tuple[str, PackOptions]]:
+    """Single changes that may help, as flags and as options of one micro-batch."""
+    largest = max(options.micro_batches)
+    here = dataclasses.replace(options, micro_batches=(largest,), budget_bytes=None,
+                               saved_budget_bytes=None, native=False)
+    for batch in dict.fromkeys((largest // 2, largest // 4, 1)):
+        if 1 <= batch < largest and not (options.loss == "output"
+                                         and options.effective_batch % batch):
+            yield f"--micro-batch {batch}", dataclasses.replace(here, micro_batches=(batch,))
+    fewer = 2 if options.bits == "auto" else _FEWER_BITS.get(options.bits)
+    if fewer is not None:
+        yield f"--bits {fewer}", dataclasses.replace(here, bits=fewer)
+    if options.blocks == "all" and blocks >= 2:
+        half = f"last:{blocks // 2}"
+        yield f"--blocks {half}", dataclasses.replace(here, blocks=half)
+
+
+def _rehearsed(compiled: Compiled, options: PackOptions, folder: Path) -> BatchGraph:
+    """The training graph, planned and run."""
+    ((batch, step),) = compiled.steps.items()
+    entries = emit_weights(compiled.models, folder / "weights.bin")
+    threads = usable_threads(options)
+    plan = plan_memory(step.model, threads=threads).plan
+    path = folder / f"train_b{batch}.onnx"
+    emit_model(step.model, {entry.name: entry for entry in entries}, path)
+    initial = {t.name: t.initial for t in compiled.trainables}
+    feeds = compiled.samples.feeds(step.model, initial, 0)
+    np.savez(folder / "inputs.npz", **feeds)  # type: ignore[arg-type]  # names are data
+    evidence = rehearse(path, plan, folder / "inputs.npz", repeat=1, threads=threads)
+    return BatchGraph(path.name, batch, plan, evidence)
+
+
+def _sample_ms(graph: BatchGraph) -> float:
+    """Time of one sample in a step; never 0."""
+    return max(graph.evidence.step_ms, 1e-9) / graph.batch
+
+
+def _silent(stage: str, detail: str) -> None:
+    """Stages of a variant are not those of the pack."""
