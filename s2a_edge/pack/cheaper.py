@@ -23,6 +23,7 @@ from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.changes import Change, cheapest
 from s2a_edge.spec.errors import S2AError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
+from s2a_edge.spec.requirement import LineKind
 from s2a_edge.spec.units import format_bytes
 
 Stage = Callable[[str, str], None]
@@ -41,10 +42,15 @@ def measured_changes(captured: Captured, compiled: Compiled, options: PackOption
         manifest: of the bundle that does not fit.
         folder: for files, emptied by the caller.
         on_stage: told of each.
+
+    Returns:
+        Nothing where the parts that no recipe changes are too large already.
     """
     assert options.budget_bytes is not None
     budget_bytes = options.budget_bytes
     present = requirement(manifest)
+    if present.total_bytes - present.of_kind(LineKind.ARENA, LineKind.INPUTS) >= budget_bytes:
+        return ()
     graphs = {graph.batch: graph for graph in manifest.graphs.train}
     before_ms = _sample_ms(graphs[present.micro_batch])
     changes = []
