@@ -44,7 +44,8 @@ def build_runtime() -> bytes:
     files = {}
     for path in sorted(_PACKAGE.rglob("*")):
         name = path.relative_to(_PACKAGE)
-        is_code = path.suffix in (".py", ".toml") and "__pycache__" not in name.parts
+        # Kernels in C go as sources: the board compiles them for itself.
+        is_code = path.suffix in (".py", ".toml", ".c", ".h") and "__pycache__" not in name.parts
         # The package marker of pack/ stays: s2a_edge/__init__.py asks for it.
         if is_code and (name.parts[0] != "pack" or str(name) == "pack/__init__.py"):
             files[f"s2a_edge/{name}"] = path.read_bytes()

@@ -57,3 +57,6 @@ def test_the_same_code_is_the_same_bytes_and_holds_no_packer() -> None:
     assert b"s2a_edge/run/trainer.py" in runtime
     assert b"s2a_edge/device_profiles/" in runtime
     assert b"s2a_edge/pack/emit.py" not in runtime
+    sources = sorted((PACKAGE / "native").glob("*.[ch]"))
+    assert sources
+    assert all(f"s2a_edge/native/{path.name}".encode() in runtime for path in sources)
