@@ -25,7 +25,7 @@ from s2a_edge.pack.capture.preprocessing import assumed_preprocessing
 from s2a_edge.pack.capture.timm_model import define_torchvision_schemas
 from s2a_edge.pack.capture.torch_export import export_graphs
 from s2a_edge.pack.compile import adapted_backbone
-from s2a_edge.pack.differentiate import coverage
+from s2a_edge.pack.coverage import coverage
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.spec.errors import S2AError
 from s2a_edge.spec.manifest import Manifest, Source

@@ -15,16 +15,10 @@ from s2a_edge.pack.blocks import find_blocks
 from s2a_edge.pack.calibration import Samples
 from s2a_edge.pack.calibration_data import calibration_samples
 from s2a_edge.pack.capture import Backbone, Captured
-from s2a_edge.pack.differentiate import (
-    StepGraph,
-    differentiate,
-    forward_model,
-    loss_model,
-    predictions_model,
-    require_gradients,
-    require_rules,
-)
+from s2a_edge.pack.coverage import require_gradients, require_rules
+from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.forward_graphs import forward_model, loss_model, predictions_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import shape_of

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from s2a_edge.pack.adapt import PARAMETER_PREFIX, Adapted, Trainable
 from s2a_edge.pack.attention import attention_chains
+from s2a_edge.pack.coverage import gradient_values, require_rules
+from s2a_edge.pack.environment import Environment
 from s2a_edge.pack.graph import (
-    MODULE_KEY,
-    OPSET,
     RECOMPUTE_KEY,
     GraphBuilder,
     dtype_of,
@@ -32,8 +32,7 @@ from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues, Tap
-from s2a_edge.spec.errors import SourceError, UnsupportedOperatorError
-from s2a_edge.spec.task_ports import LOSS, Loss
+from s2a_edge.spec.task_ports import Loss
 
 ACCUMULATOR_PREFIX = "acc."
 ACCUMULATED_PREFIX = "acc_out."
@@ -45,92 +44,6 @@ class StepGraph:
 
     model: ir.Model
     saved: tuple[SavedValue, ...]
-
-
-def gradient_values(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value],
-                    outputs: Iterable[ir.Value]) -> set[ir.Value]:
-    """The values that depend on ``wrt`` and lead to ``outputs``: where gradients flow.
-
-    None flows through what is no real number: a comparison, an index.
-    """
-    reached: set[ir.Value] = set(wrt)
-    for node in nodes:
-        if any(v in reached for v in node.inputs if v is not None):
-            reached.update(v for v in node.outputs
-                           if v.dtype is None or v.dtype.is_floating_point())
-    flowing = reached & set(outputs)
-    for node in reversed(nodes):
-        if any(v in flowing for v in node.outputs):
-            flowing.update(v for v in node.inputs if v in reached)
-    return flowing
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Which operators on the way of gradients have a rule.
-
-    Attributes:
-        operators: every kind, as ``Type (domain opset)``, and how many nodes of it there are.
-        missing: kinds without a rule (or in a form that the rule refuses) and their modules.
-    """
-
-    operators: dict[str, int]
-    missing: dict[str, list[str]]
-
-
-def coverage(adapted: Adapted) -> Coverage:
-    """Looks up the rule of every node that gradients must pass."""
-    flowing = gradient_values(adapted.nodes, (t.value for t in adapted.trainables),
-                              (adapted.logits,))
-    found = Coverage({}, {})
-    for node in adapted.nodes:
-        if not any(v in flowing for v in node.outputs):
-            continue
-        version = OPSET if node.domain in ("", "ai.onnx") else 1
-        opset = f"({node.domain or 'ai.onnx'} {version})"
-        operator = f"{node.op_type} {opset}"
-        found.operators[operator] = found.operators.get(operator, 0) + 1
-        rule = RULES.get((node.domain, node.op_type))
-        refused = None if rule is None else rule.refuses(node)
-        if rule is None or refused is not None:
-            form = f"{node.op_type} with {refused} {opset}" if refused else operator
-            found.missing.setdefault(form, []).append(module_of(node))
-    return found
-
-
-def require_rules(adapted: Adapted) -> None:
-    """Refuses a graph with operators that gradients must pass and that have no rule.
-
-    Raises:
-        UnsupportedOperatorError: naming every such operator and the modules it stands in.
-    """
-    missing = coverage(adapted).missing
-    if not missing:
-        return
-    listing = "; ".join(
-        f"{op} in {', '.join(sorted(set(where))[:4])}"
-        + (f" and {len(set(where)) - 4} more" if len(set(where)) > 4 else "")
-        for op, where in sorted(missing.items()))
-    raise UnsupportedOperatorError(
-        where="backbone", expected="operators with a differentiation rule", got=listing,
-        todo="cut the graph above them with --features, export the module without them, or add "
-        "a rule in s2a_edge/pack/ops (ARCHITECTURE.md)")
-
-
-def require_gradients(adapted: Adapted) -> None:
-    """Refuses trainables that the end of the graph does not depend on.
-
-    Raises:
-        SourceError: naming them.
-    """
-    values = [t.value for t in adapted.trainables]
-    flowing = gradient_values(adapted.nodes, values, (adapted.logits,))
-    lost = [t.name for t in adapted.trainables if t.value not in flowing]
-    if lost:
-        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
-        raise SourceError(where="the loss", expected="one that depends on all that trains",
-                          got=f"no gradient for {', '.join(lost[:4])}{more}",
-                          todo="choose what trains with --target-modules")
 
 
 def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy",
@@ -211,105 +124,6 @@ def vector_jacobian_product(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]
     return StepGraph(model, work.saved.summary())
 
 
-def forward_model(adapted: Adapted, name: str) -> ir.Model:
-    """The forward alone: data inputs and ``param.*`` to ``logits``."""
-    g, env = _forward(adapted, adapted.data_inputs, [adapted.logits])
-    inputs = _inputs(adapted, adapted.data_inputs)
-    return model_of([env.enter(v) for v in inputs], [env.enter(adapted.logits)], g, name)
-
-
-def loss_model(adapted: Adapted, name: str) -> ir.Model:
-    """The forward of a graph that is its own loss: data inputs and ``param.*`` to ``loss`` []."""
-    g, env = _forward(adapted, adapted.data_inputs, [adapted.logits])
-    loss = g.op("Reshape", env.enter(adapted.logits), g.constant([]))
-    loss.name = LOSS
-    return model_of([env.enter(v) for v in _inputs(adapted, adapted.data_inputs)], [loss], g, name)
-
-
-def predictions_model(adapted: Adapted, name: str) -> ir.Model:
-    """The forward of a graph with its own loss to its other outputs, under their own names.
-
-    It takes those data inputs that they depend on. A graph without other outputs gives its loss.
-    """
-    given = adapted.predictions or {LOSS: adapted.logits}
-    leading = leading_to(adapted.nodes, given.values())
-    read = {v for node in leading for v in node.inputs}
-    data = [v for v in adapted.data_inputs if v in read]
-    g, env = _forward(adapted, data, list(given.values()))
-    outputs = []
-    for wanted, value in given.items():
-        made = env.enter(value)
-        if made.name != wanted or made in outputs:
-            for other in (v for node in g.nodes for v in node.outputs):
-                if other.name == wanted:  # a bias was added behind the value that had the name
-                    other.name = g.unique(f"{wanted}_before")
-            made = g.op("Identity", made)
-            made.name = wanted
-        outputs.append(made)
-    return model_of([env.enter(v) for v in _inputs(adapted, data)], outputs, g, name)
-
-
-def _inputs(adapted: Adapted, data: Sequence[ir.Value]) -> list[ir.Value]:
-    return [*data, *(t.value for t in adapted.trainables)]
-
-
-def _forward(adapted: Adapted, data: Sequence[ir.Value], outputs: Sequence[ir.Value],
-             ) -> tuple[GraphBuilder, _Environment]:
-    """The nodes that ``outputs`` need, copied."""
-    g = GraphBuilder(taken=adapted.names)
-    env = _Environment(_inputs(adapted, data), g)
-    leading = leading_to(adapted.nodes, outputs)
-    for node in adapted.nodes:
-        if node in leading:
-            env.clone(node)
-    return g, env
-
-
-class _Environment:
-    """Maps the values of an adapted graph to those of the graph under construction."""
-
-    def __init__(self, inputs: Iterable[ir.Value], g: GraphBuilder) -> None:
-        self.g = g
-        self._map: dict[ir.Value, ir.Value] = {}
-        for value in inputs:
-            self._map[value] = g.input(value.name or "", dtype_of(value), shape_of(value))
-
-    def enter(self, value: ir.Value) -> ir.Value:
-        """The counterpart of ``value``; frozen initializers come over when first used."""
-        if value not in self._map:
-            assert value.const_value is not None, f"{value.name} is used before it is made"
-            copy = ir.Value(name=value.name, type=value.type, shape=value.shape,
-                            const_value=value.const_value,
-                            metadata_props=dict(value.metadata_props))
-            assert value.name not in self.g.initializers, f"two tensors named {value.name}"
-            self.g.initializers[value.name or ""] = copy
-            self._map[value] = copy
-        return self._map[value]
-
-    def bind(self, value: ir.Value, made: ir.Value) -> None:
-        self._map[value] = made
-
-    def inputs(self, node: ir.Node) -> tuple[ir.Value | None, ...]:
-        return tuple(None if v is None else self.enter(v) for v in node.inputs)
-
-    def clone(self, node: ir.Node, *, fresh: Callable[[ir.Value], ir.Value | None] | None = None,
-              ) -> tuple[ir.Value, ...]:
-        """Appends a copy of ``node``; with ``fresh``, under new names and on other operands."""
-        inputs = self.inputs(node) if fresh is None else tuple(
-            None if v is None else fresh(v) or self.enter(v) for v in node.inputs)
-        name = node.name if fresh is None else self.g.unique(f"{node.name}_again")
-        copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()),
-                       num_outputs=len(node.outputs), name=name)
-        copy.metadata_props[MODULE_KEY] = module_of(node)
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = old.name if fresh is None else self.g.unique(f"{old.name}_again")
-            new.shape, new.type = old.shape, old.type
-            if fresh is None:
-                self.bind(old, new)
-        self.g.adopt(copy)
-        return tuple(copy.outputs)
-
-
 class _Differentiator:
     """One pass forward, one pass back, over one graph."""
 
@@ -320,7 +134,7 @@ class _Differentiator:
         self.nodes = nodes
         self.exact = exact
         self.g = GraphBuilder(taken=names, native=native)
-        self.env = _Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
+        self.env = Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
         self.saved = SavedValues(self.g, policy, tap)
         self.wrt = wrt
         self.flowing = gradient_values(nodes, wrt, outputs)
@@ -444,6 +258,5 @@ class _Differentiator:
         self.g.kind = "working"
 
 
-__all__ = ["ACCUMULATED_PREFIX", "ACCUMULATOR_PREFIX", "PARAMETER_PREFIX", "Coverage", "StepGraph",
-           "coverage", "differentiate", "forward_model", "gradient_values", "loss_model",
-           "predictions_model", "require_gradients", "require_rules"]
+__all__ = ["ACCUMULATED_PREFIX", "ACCUMULATOR_PREFIX", "PARAMETER_PREFIX", "StepGraph",
+           "differentiate", "vector_jacobian_product"]

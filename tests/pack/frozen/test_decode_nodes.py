@@ -11,8 +11,9 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack.adapt import Adapted, adapt
-from s2a_edge.pack.differentiate import differentiate, forward_model
+from s2a_edge.pack.differentiate import differentiate
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.forward_graphs import forward_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.graph import CODED_KEY, GraphBuilder, model_of, shape_of
 from s2a_edge.pack.plan import plan_memory

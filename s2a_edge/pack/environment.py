@@ -1,0 +1,59 @@
+"""Copying an adapted graph, node by node, into a graph under construction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import onnx_ir as ir
+
+from s2a_edge.pack.graph import MODULE_KEY, GraphBuilder, dtype_of, module_of, shape_of
+
+
+class Environment:
+    """Maps the values of an adapted graph to those of the graph under construction."""
+
+    def __init__(self, inputs: Iterable[ir.Value], g: GraphBuilder) -> None:
+        self.g = g
+        self._map: dict[ir.Value, ir.Value] = {}
+        for value in inputs:
+            self._map[value] = g.input(value.name or "", dtype_of(value), shape_of(value))
+
+    def enter(self, value: ir.Value) -> ir.Value:
+        """The counterpart of ``value``; frozen initializers come over when first used."""
+        if value not in self._map:
+            assert value.const_value is not None, f"{value.name} is used before it is made"
+            copy = ir.Value(name=value.name, type=value.type, shape=value.shape,
+                            const_value=value.const_value,
+                            metadata_props=dict(value.metadata_props))
+            assert value.name not in self.g.initializers, f"two tensors named {value.name}"
+            self.g.initializers[value.name or ""] = copy
+            self._map[value] = copy
+        return self._map[value]
+
+    def bind(self, value: ir.Value, made: ir.Value) -> None:
+        """Says which value stands for ``value`` from here on."""
+        self._map[value] = made
+
+    def inputs(self, node: ir.Node) -> tuple[ir.Value | None, ...]:
+        """The counterparts of a node's operands."""
+        return tuple(None if v is None else self.enter(v) for v in node.inputs)
+
+    def clone(self, node: ir.Node, *, fresh: Callable[[ir.Value], ir.Value | None] | None = None,
+              ) -> tuple[ir.Value, ...]:
+        """Appends a copy of ``node``; with ``fresh``, under new names and on other operands."""
+        inputs = self.inputs(node) if fresh is None else tuple(
+            None if v is None else fresh(v) or self.enter(v) for v in node.inputs)
+        name = node.name if fresh is None else self.g.unique(f"{node.name}_again")
+        copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()),
+                       num_outputs=len(node.outputs), name=name)
+        copy.metadata_props[MODULE_KEY] = module_of(node)
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            new.name = old.name if fresh is None else self.g.unique(f"{old.name}_again")
+            new.shape, new.type = old.shape, old.type
+            if fresh is None:
+                self.bind(old, new)
+        self.g.adopt(copy)
+        return tuple(copy.outputs)
+
+
+__all__ = ["Environment"]
