@@ -123,7 +123,7 @@ CONVOLUTIONAL: tuple[Case, ...] = (
     _timm("resnet50", 96),
     _timm("resnetv2_18"),
     _timm("resnet50_gn", layers=(1, 1, 1, 1)),
-    _timm("resnetv2_50x1_bit"),
+    _timm("resnetv2_50x1_bit", cut=_stages("stages.{}.blocks", 4)),
     _timm("resnetblur18"),
     _timm("res2net50_26w_4s", layers=(1, 1, 1, 1)),
     _timm("resnext50_32x4d"),

@@ -110,7 +110,7 @@ def _run(case: Case, bits: tuple[int, ...], folder: Path, outcome: Outcome) -> N
     module = build(case)
     captured = capture_case(case, module, folder)
     options = {width: PackOptions(classes=CLASSES, micro_batches=(BATCH,), effective_batch=BATCH,
-                                  bits=width, threads=1) for width in bits}
+                                  bits=width, threads=1, native=False) for width in bits}
     adapted = adapted_backbone(captured, BATCH, next(iter(options.values())))[1]
     _count(adapted, outcome)
     parameters = sum(p.numel() for p in module.parameters())
