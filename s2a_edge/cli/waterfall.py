@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from s2a_edge.cli.output import table
 from s2a_edge.spec.units import format_bytes
-from s2a_edge.spec.waterfall import Bar, PhaseNeed
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from s2a_edge.spec.waterfall import Bar, PhaseNeed
 
 _WIDTH = 24
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
