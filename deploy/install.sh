@@ -71,7 +71,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 target=$sysroot$prefix units=$sysroot/etc/systemd/system rules=$sysroot/etc/udev/rules.d
 min_free_mib=1024 min_memory_mib=1800
 # What s2a-edge depends on besides ONNX Runtime (pyproject.toml), and what serve-serial needs.
-packages=(numpy safetensors Pillow typer rich cryptography tomli)
+packages=(numpy safetensors Pillow 'typer<0.29' rich cryptography tomli)
 serial_packages=(pyserial cobs)
 
 # --- checks: nothing is changed here ---------------------------------------------------------

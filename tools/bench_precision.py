@@ -151,7 +151,7 @@ def _policies(options: argparse.Namespace, compiled: Compiled, allocator: Alloca
     found: dict[str, Policy] = {f"{bits} bits": Precision(bits) for bits in options.bits}
     batch = allocator.batch
     uniform = sum(s.stored_bytes for s in training_steps(
-        compiled.by_batch, Precision(4), "cross_entropy")[batch].saved)
+        compiled.by_batch, Precision(4), "cross_entropy", compiled.coder)[batch].saved)
     sizes = {f"auto, {share:g} of 4 bits": int(share * uniform) for share in options.shares}
     sizes |= {f"auto, {mb:g} MB": int(mb * 1e6) * batch for mb in options.saved_mb}
     for choice, size in sizes.items():
@@ -181,7 +181,8 @@ class _Steps:
         self.exact = self._gradients(exact)
 
     def step(self, policy: Policy) -> StepGraph:
-        return next(iter(training_steps(self.compiled.by_batch, policy, "cross_entropy").values()))
+        return next(iter(training_steps(self.compiled.by_batch, policy, "cross_entropy",
+                                        self.compiled.coder).values()))
 
     def _gradients(self, step: StepGraph) -> dict[str, np.ndarray]:
         """By trainable, the gradients of all batches behind one another."""

@@ -199,4 +199,4 @@ def test_packages_are_those_of_the_project() -> None:
     for found, name in ((block, "packages"), (serial, "serial_packages")):
         wanted = set(re.findall(r'^    "([A-Za-z0-9_-]+)', found[1], re.M)) - {"onnxruntime"}
         listed = re.search(rf"^{name}=\((.*)\)$", script, re.M)
-        assert listed and set(listed[1].split()) == wanted
+        assert listed and set(re.findall(r"(?:^| )'?([A-Za-z0-9_-]+)", listed[1])) == wanted
