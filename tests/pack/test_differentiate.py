@@ -141,7 +141,8 @@ def test_values_keep_the_names_of_the_backbone() -> None:
     made = slice_products(adapted("tiny_vit", 4)).adapted
     step = compiled("tiny_vit", bits=4).steps[4].model
     names = {v.name for n in step.graph for v in n.outputs}
-    expected = {v.name for n in made.nodes for v in n.outputs if v.name}
+    # Of two views in a row only the second is left.
+    expected = {v.name for n in made.nodes for v in n.outputs if v.name and n.op_type != "Reshape"}
     assert expected <= names
 
 
