@@ -59,7 +59,12 @@ def show(
 @devices.command()
 def detect(
     root: Annotated[
-        Path, typer.Option(help="Read /proc, /sys and /etc below this folder instead of /.")
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Read /proc, /sys and /etc below this folder instead of /.",
+        ),
     ] = Path("/"),
     as_json: Json = False,
     quiet: Quiet = False,

@@ -12,7 +12,12 @@ from s2a_edge.cli.output import Json, Output, Quiet, table
 
 def doctor(
     root: Annotated[
-        Path, typer.Option(help="Read /proc, /sys, /etc and /usr below this folder instead of /.")
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Read /proc, /sys, /etc and /usr below this folder instead of /.",
+        ),
     ] = Path("/"),
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 for risks too, not only for failures.")
