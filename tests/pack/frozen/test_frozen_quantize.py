@@ -77,7 +77,7 @@ def test_fewer_bits_err_more_and_little() -> None:
     norm = np.linalg.norm(values)
     errors = {}
     for storage in ("fp16", "int8", "int4"):
-        coded = encode(values, storage)  # type: ignore[arg-type]  # of the three
+        coded = encode(values, storage)
         assert coded is not None and coded.codes.nbytes == values.nbytes // {
             "fp16": 2, "int8": 4, "int4": 8}[storage]
         errors[storage] = float(np.linalg.norm(_decoded(coded) - values) / norm)
@@ -98,7 +98,7 @@ def test_cutting_outliers_off_gains() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 1e-12, 0.0])
 def test_what_the_codes_cannot_hold_stays_float32(value: float) -> None:
     for storage in ("fp16", "int8", "int4"):
-        assert encode(np.full((64, 4), value, np.float32), storage) is None  # type: ignore[arg-type]  # of the three
+        assert encode(np.full((64, 4), value, np.float32), storage) is None
 
 
 @pytest.mark.parametrize(("shape", "codec"), [((64, 4), "int4"), ((34, 4), "int4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         patch.setattr(decode_nodes, "_FEWEST_ELEMENTS", 256)
         for storage in ("fp32", "int8", "int4"):
             options = PackOptions(labels=LABELS, micro_batches=(4,), effective_batch=8, threads=1,
-                                  frozen=storage)  # type: ignore[arg-type]  # of the three
+                                  frozen=storage)
             pack_captured(captured("tiny_vit"), folder / storage, options)
     return {path.name: path for path in folder.iterdir()}
 
@@ -82,7 +83,8 @@ def test_training_learns_and_the_exported_model_is_the_evaluated_one(
         labels = np.arange(8) % len(LABELS)
         losses = [trainer.step({spec.name: x}, labels, lr=3e-2).loss for _ in range(6)]
         assert losses[-1] < 0.8 * losses[0]
-        np.savez(tmp_path / "val.npz", **{spec.name: x, "labels": labels})
+        arrays: dict[str, Any] = {spec.name: x, "labels": labels}
+        np.savez(tmp_path / "val.npz", **arrays)
         evaluation = trainer.evaluate(tmp_path / "val.npz")
         model = trainer.export(tmp_path / "tuned.onnx")
     onnx.checker.check_model(str(model), full_check=True)
