@@ -102,8 +102,9 @@ def test_decoding_by_hand() -> None:
     codes = np.zeros((1, 16, 6), np.uint8)
     codes[0, 0, 0] = 0x2F  # row 0: 15, row 16: 2
     scales = np.array([[[4] * 6, [1] * 6], [[2] * 6, [1] * 6]], np.uint8)
-    arrays: dict[str, Any] = {"b.codes": codes, "b.scales": scales, "a.codes": np.full((32, 6), -3, np.int8),
-              "a.scales": np.arange(24, dtype=np.float32).reshape(4, 6)}
+    arrays: dict[str, Any] = {"b.codes": codes, "b.scales": scales,
+                              "a.codes": np.full((32, 6), -3, np.int8),
+                              "a.scales": np.arange(24, dtype=np.float32).reshape(4, 6)}
     whole = decode_weight(FrozenWeights("int4", 0.0, (_B, _A)), "w", arrays)
     assert whole.dtype == np.float32 and whole.shape == (64, 6)
     np.testing.assert_array_equal(whole[31], -3 * np.arange(18, 24))
