@@ -32,7 +32,7 @@ from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import gradient_error, output_error, rehearse, run_graph
 from s2a_edge.spec.budget import does_not_fit, requirement
 from s2a_edge.spec.bundle_write import write_bundle
-from s2a_edge.spec.errors import StorageError
+from s2a_edge.spec.errors import InternalError, StorageError
 from s2a_edge.spec.manifest import (
     BatchGraph,
     Graphs,
@@ -232,13 +232,22 @@ class _Files:
         return batch if batch == max(self.compiled.steps) else None
 
     def _native(self, batch: int) -> NativeGraph | None:
-        """The same step with kernels in C, rehearsed like the other; needs them on this host."""
+        """The same step with kernels in C, rehearsed like the other; needs them on this host.
+
+        The bundle does without where the rehearsal contradicts its plan: the portable one holds.
+        """
         kernels = find_library() if self.options.native else None
         step = native_step(self.compiled, batch, self.options) if kernels is not None else None
         if step is None:
             return None
         name = f"train_b{batch}.native.onnx"
-        return NativeGraph(name, *self._planned(step.model, name, self._compared(batch), kernels))
+        try:
+            made = self._planned(step.model, name, self._compared(batch), kernels)
+        except InternalError as error:
+            (self.folder / name).unlink(missing_ok=True)
+            self.on_stage("note", f"no step with kernels in C for batch {batch}: {error}")
+            return None
+        return NativeGraph(name, *made)
 
     def _planned(self, model: ir.Model, name: str, compared: int | None = None,
                  kernels: Path | None = None, timeline: str | None = None,
