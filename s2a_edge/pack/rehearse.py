@@ -119,7 +119,7 @@ def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
 
 
 def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | None,
-                    kernels: Path | None) -> int:
+                    kernels: Path | None = None) -> int:
     """The smallest arena limit under which the graph is seen to run, by bisection.
 
     A plan is nearly always exact, so the first look is just below it: one failing run there ends
