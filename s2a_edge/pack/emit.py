@@ -143,8 +143,12 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
         data = [i for i in proto.graph.input if not i.name.startswith("param.")]
         del proto.graph.input[:]
         proto.graph.input.extend(data)
-    # Value infos and metadata serve the planner; a runtime only spends memory on them.
+    # Value infos and metadata serve the planner; a runtime only spends memory on them. Of nodes
+    # that it has no schema for it must be told shapes: it writes over operands of known size only.
+    native = {v.name for n in graph if n.domain == NATIVE_DOMAIN for v in n.outputs}
+    kept_infos = [info for info in proto.graph.value_info if info.name in native]
     del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept_infos)
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

@@ -21,11 +21,13 @@ from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
 from s2a_edge.pack.codecs.probability import ProbabilityCodec
 from s2a_edge.pack.codecs.row import RowCodec
 from s2a_edge.pack.compile import native_step
+from s2a_edge.pack.emit import emit_model
 from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import GraphBuilder, model_of, nbytes_of
 from s2a_edge.pack.native_ops import NATIVE_OPERATORS
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.rehearse import run_graph
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import DeviceError
@@ -203,3 +205,20 @@ def test_an_accumulator_is_not_part_of_a_sum() -> None:
     model = model_of(terms, [g.op("Add", g.op("Add", terms[0], terms[1]), terms[2])], g, "sum")
     fuse_native(model)
     assert not operators(model)
+
+
+def test_the_runtime_is_told_shapes_behind_a_kernel(tmp_path: Path) -> None:
+    """Else it would not write over operands, as the plan takes for granted."""
+    g = GraphBuilder(native=True)
+    terms = [g.input(f"x{i}", ir.DataType.FLOAT, (64, 1024)) for i in range(3)]
+    total = g.op("Add", g.op("Add", *(g.op("Neg", t) for t in terms[:2])), g.op("Neg", terms[2]))
+    model = model_of(terms, [g.op("ReduceSum", g.op("Relu", total))], g, "sum")
+    fuse_native(model)
+    assert operators(model) == {"Add3"}
+    emit_model(model, {}, tmp_path / "g.onnx")
+    plan = plan_memory(model, threads=1).plan
+    assert plan.liveness_peak_bytes == 4 * 64 * 1024 * 4  # Relu takes none of its own
+    ones = np.ones((64, 1024), np.float32)
+    np.savez(tmp_path / "x.npz", x0=ones, x1=ones, x2=ones)
+    assert run_graph(tmp_path / "g.onnx", inputs=tmp_path / "x.npz", threads=1,
+                     arena_bytes=plan.arena_bytes, kernels=find_library()).ok
