@@ -108,7 +108,7 @@ def _parts(models: Iterable[ir.Model], wholes: Mapping[str, WeightEntry]) -> lis
 
 
 def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, *,
-               skeleton: bool = False) -> tuple[str, ...]:
+               skeleton: bool = False, complete: bool = False) -> tuple[str, ...]:
     """Writes one graph and returns the names of the weights it uses.
 
     Args:
@@ -116,12 +116,14 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
         weights: what ``weights.bin`` holds.
         path: the file to write, beside ``weights.bin``.
         skeleton: leave weights and ``param.*`` out altogether (``infer.onnx``: export adds them).
+        complete: keep in the file what ``weights`` lacks (a graph that is not for the bundle).
 
     Raises:
         StorageError: if the disk refuses.
     """
     graph = model.graph
-    used = tuple(name for name, value in graph.initializers.items() if is_weight(value))
+    used = tuple(name for name, value in graph.initializers.items()
+                 if is_weight(value) and (name in weights or not complete))
     kept = {name: graph.initializers[name].const_value for name in used}
     try:
         for name in used:
