@@ -162,27 +162,23 @@ def compile_backbone(captured: Captured, options: PackOptions,
 
 
 def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
-                   coder: FrozenCoder, *, native: bool = False) -> dict[int, StepGraph]:
+                   coder: FrozenCoder) -> dict[int, StepGraph]:
     """The training step of each micro-batch, ready to be planned and emitted."""
-    return {batch: _training_step(adapted, policy, loss, coder, native=native)
+    return {batch: _training_step(adapted, policy, loss, coder)
             for batch, adapted in by_batch.items()}
 
 
 def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCoder, *,
-                   native: bool) -> StepGraph:
-    """With kernels in C, sums are joined unless that makes more alive at once."""
-    made: list[StepGraph] = []
-    for sums in (True, False) if native else (False,):
-        step = differentiate(adapted, policy, loss, native=native)
-        if native:
-            fuse_native(step.model, sums=sums)
-        lower(step.model)
-        merge_views(step.model)
-        schedule(step.model)
-        coder.apply(step.model)
-        check_emitted(step.model)
-        made.append(step)
-    return min(made, key=lambda step: live_peak_bytes(list(step.model.graph)))
+                   native: bool = False, sums: bool = False) -> StepGraph:
+    step = differentiate(adapted, policy, loss, native=native)
+    if native:
+        fuse_native(step.model, sums=sums)
+    lower(step.model)
+    merge_views(step.model)
+    schedule(step.model)
+    coder.apply(step.model)
+    check_emitted(step.model)
+    return step
 
 
 def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:
@@ -211,9 +207,12 @@ def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGra
     """One training step with kernels in C; None where it has no node that could use one."""
     chosen = compiled.allocated
     policy = fixed_policy(options) if chosen is None else chosen.allocation
-    made = training_steps({batch: compiled.by_batch[batch]}, policy, options.loss,
-                          compiled.coder, native=True)
-    step = made[batch]
+    most_bytes = live_peak_bytes(list(compiled.steps[batch].model.graph))
+    for sums in (True, False):  # terms of a joined sum live until its end
+        step = _training_step(compiled.by_batch[batch], policy, options.loss, compiled.coder,
+                              native=True, sums=sums)
+        if live_peak_bytes(list(step.model.graph)) <= most_bytes:
+            break
     uses = any(node.domain == NATIVE_DOMAIN for node in step.model.graph)
     return step if uses else None
 
