@@ -52,15 +52,13 @@ void pack_words(const float* x, int64_t n, float step, int offset, uint16_t* out
   }
 }
 
-void pack_columns(const float* x, const float* unit, int64_t size, int64_t inner, int offset,
-                  uint16_t* out) {
+void pack_row(const float* x, const float* unit, int64_t n, int offset, uint16_t* out) {
   uint8_t codes[RUN];
-  for (int64_t row = 0; row < size; ++row, x += inner, out += inner / 4)
-    for (int64_t i = 0; i < inner; i += RUN) {
-      int64_t count = inner - i < RUN ? inner - i : RUN;
-      for (int64_t k = 0; k < count; ++k) codes[k] = code_of(x[i + k] * unit[i + k], (float)offset);
-      join(codes, count, out + i / 4);
-    }
+  for (int64_t i = 0; i < n; i += RUN) {
+    int64_t count = n - i < RUN ? n - i : RUN;
+    for (int64_t k = 0; k < count; ++k) codes[k] = code_of(x[i + k] * unit[i + k], (float)offset);
+    join(codes, count, out + i / 4);
+  }
 }
 
 /* Sixteen codes at once: each lane takes its word and shifts its four bits down. The compiler lowers
@@ -70,7 +68,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Words __attribute__((vector_size(2 * LANES)));
 
-static void look_up(const uint16_t* words, int64_t n, const float levels[16], float* out) {
+void unpack_words(const uint16_t* words, int64_t n, const float levels[16], float* out) {
   int64_t i = 0;
 #if defined(__GNUC__) && !defined(__clang__)
   const Ints shift = {0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
@@ -91,29 +89,24 @@ static void look_up(const uint16_t* words, int64_t n, const float levels[16], fl
   for (; i < n; ++i) out[i] = levels[words[i / 4] >> 4 * (i % 4) & 15];
 }
 
-void unpack_words(const uint16_t* words, int64_t n, const float levels[16], float* out) {
-  look_up(words, n, levels, out);
-}
-
 void unpack_times(const uint16_t* words, int64_t n, const float levels[16], const float* factor,
                   float* out) {
   float values[RUN];
   for (int64_t i = 0; i < n; i += RUN) {
     int64_t count = n - i < RUN ? n - i : RUN;
-    look_up(words + i / 4, count, levels, values);
+    unpack_words(words + i / 4, count, levels, values);
     for (int64_t k = 0; k < count; ++k) out[i + k] = values[k] * factor[i + k];
   }
 }
 
-void unpack_columns(const uint16_t* words, const uint16_t* scale, int64_t size, int64_t inner,
-                    const float levels[16], float* out) {
+void unpack_row(const uint16_t* words, const uint16_t* scale, int64_t n, const float levels[16],
+                float* out) {
   float values[RUN];
-  for (int64_t row = 0; row < size; ++row, words += inner / 4, out += inner)
-    for (int64_t i = 0; i < inner; i += RUN) {
-      int64_t count = inner - i < RUN ? inner - i : RUN;
-      look_up(words + i / 4, count, levels, values);
-      for (int64_t k = 0; k < count; ++k) out[i + k] = values[k] * from_bfloat16(scale[i + k]);
-    }
+  for (int64_t i = 0; i < n; i += RUN) {
+    int64_t count = n - i < RUN ? n - i : RUN;
+    unpack_words(words + i / 4, count, levels, values);
+    for (int64_t k = 0; k < count; ++k) out[i + k] = values[k] * from_bfloat16(scale[i + k]);
+  }
 }
 
 /* e**x for x below 43, relative error below 2e-7; Cody and Waite's reduction and a polynomial of degree 6. */

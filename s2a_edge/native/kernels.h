@@ -13,16 +13,15 @@ void absolute_maxima(const float* x, int64_t size, int64_t inner, float* out);
 
 /* four 4-bit codes a word, clamp(round(x / step) + offset, 0, 15); n is divisible by 4 */
 void pack_words(const float* x, int64_t n, float step, int offset, uint16_t* out);
-/* the same of x * unit[column], for [size, inner], inner divisible by 4 */
-void pack_columns(const float* x, const float* unit, int64_t size, int64_t inner, int offset,
-                  uint16_t* out);
+/* the same of x * unit, elementwise */
+void pack_row(const float* x, const float* unit, int64_t n, int offset, uint16_t* out);
 void unpack_words(const uint16_t* words, int64_t n, const float levels[16], float* out);
 /* the level times factor[i], elementwise */
 void unpack_times(const uint16_t* words, int64_t n, const float levels[16], const float* factor,
                   float* out);
-/* the level times scale[column] */
-void unpack_columns(const uint16_t* words, const uint16_t* scale, int64_t size, int64_t inner,
-                    const float levels[16], float* out);
+/* the level times scale[i], in bfloat16, elementwise */
+void unpack_row(const uint16_t* words, const uint16_t* scale, int64_t n, const float levels[16],
+                float* out);
 
 /* y = gelu(x + bias[column]) of [rows, inner], and the codes of sigmoid(x + bias) / step */
 void gelu_words(const float* x, const float* bias, int64_t rows, int64_t inner, float step,

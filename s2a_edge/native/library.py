@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2a_edge.spec.bundle_graphs import NATIVE_DOMAIN
-from s2a_edge.spec.errors import DeviceError
 
 _SOURCES = ("kernels.c", "ops.c")
 _HEADERS = ("kernels.h", "ort_abi.h")
@@ -77,19 +76,6 @@ def _status(build: bool, folder: str | None, wanted: str | None) -> NativeStatus
         return _build(cache, compiler)
     except OSError as error:
         return NativeStatus(None, f"{cache}: {error.strerror or error}")
-
-
-def require_library() -> Path:
-    """The library.
-
-    Raises:
-        DeviceError: there is none; says why.
-    """
-    status = native_status()
-    if status.library is None:
-        raise DeviceError(where="--kernels native", expected="kernels compiled for this machine",
-                          got=status.reason, todo="mend that, or use --kernels portable")
-    return status.library
 
 
 def _cache_folder(folder: str | None) -> Path | None:
@@ -179,4 +165,4 @@ def _compile(command: list[str], out: Path) -> str:
     return lines[0][:200]
 
 
-__all__ = ["NATIVE_DOMAIN", "NativeStatus", "find_library", "native_status", "require_library"]
+__all__ = ["NATIVE_DOMAIN", "NativeStatus", "find_library", "native_status"]

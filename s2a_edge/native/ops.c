@@ -109,9 +109,9 @@ static int counts_pack_columns(const Kernel* k, int64_t n[]) {
 static void run_pack_columns(const Job* j, int64_t first, int64_t last) {
   const Kernel* k = j->kernel;
   for (int64_t row = first; row < last; ++row)
-    pack_columns((const float*)j->in[0] + row * k->inner,
-                 (const float*)j->in[1] + row / k->size * k->inner, 1, k->inner, (int)k->offset,
-                 (uint16_t*)j->out[0] + row * k->inner / 4);
+    pack_row((const float*)j->in[0] + row * k->inner,
+             (const float*)j->in[1] + row / k->size * k->inner, k->inner, (int)k->offset,
+             (uint16_t*)j->out[0] + row * k->inner / 4);
 }
 
 static int counts_unpack_columns(const Kernel* k, int64_t n[]) {
@@ -123,9 +123,9 @@ static int counts_unpack_columns(const Kernel* k, int64_t n[]) {
 static void run_unpack_columns(const Job* j, int64_t first, int64_t last) {
   const Kernel* k = j->kernel;
   for (int64_t row = first; row < last; ++row)
-    unpack_columns((const uint16_t*)j->in[0] + row * k->inner / 4,
-                   (const uint16_t*)j->in[1] + row / k->size * k->inner, 1, k->inner, k->levels,
-                   (float*)j->out[0] + row * k->inner);
+    unpack_row((const uint16_t*)j->in[0] + row * k->inner / 4,
+               (const uint16_t*)j->in[1] + row / k->size * k->inner, k->inner, k->levels,
+               (float*)j->out[0] + row * k->inner);
 }
 
 static int counts_maxima(const Kernel* k, int64_t n[]) {

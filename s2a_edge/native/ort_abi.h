@@ -20,11 +20,6 @@ typedef struct OrtKernelContext OrtKernelContext;
 typedef struct OrtDomain OrtDomain;
 typedef struct OrtSessionOptions OrtSessionOptions;
 typedef void (*OrtFunction)(void);
-typedef struct { OrtFunction at[ORT_API_VERSION * 16]; } OrtApi; /* at least as many */
-typedef struct {
-  const OrtApi* (*get_api)(uint32_t version);
-  const char* (*version_string)(void);
-} OrtApiBase;
 
 /* ONNXTensorElementDataType */
 enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_UINT16 = 4, ORT_BFLOAT16 = 16 };
@@ -47,6 +42,12 @@ enum {
   ORT_ATTRIBUTE_INT64S = 163,
   ORT_PARALLEL_FOR = 274,
 };
+
+typedef struct { OrtFunction at[ORT_PARALLEL_FOR + 1]; } OrtApi; /* and more behind them */
+typedef struct {
+  const OrtApi* (*get_api)(uint32_t version);
+  const char* (*version_string)(void);
+} OrtApiBase;
 
 #define ORT(api, place, type) ((type)(api)->at[place])
 

@@ -95,7 +95,7 @@ def _variants(options: PackOptions, blocks: int) -> Iterator[tuple[str, PackOpti
 def _rehearsed(compiled: Compiled, options: PackOptions, folder: Path) -> BatchGraph:
     """The training graph, planned and run."""
     ((batch, step),) = compiled.steps.items()
-    entries = emit_weights(compiled.models, folder / "weights.bin")
+    entries = emit_weights(compiled.models, folder / "weights.bin", compiled.coder.wholes)
     threads = usable_threads(options)
     plan = plan_memory(step.model, threads=threads).plan
     path = folder / f"train_b{batch}.onnx"

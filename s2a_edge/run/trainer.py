@@ -91,7 +91,7 @@ class Trainer(TunedModel):
             opened, budget_bytes, micro_batch, self._setting, kernels, native=library is not None
         )
         manifest = opened.manifest
-        self.native = library is not None and opened.is_native
+        self.native = opened.is_native
         self._asked_micro_batch = micro_batch
         state = TrainingState(manifest.trainables, manifest.recipe.optimizer, provider)
         sessions = Sessions(

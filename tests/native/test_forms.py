@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,6 +163,16 @@ def test_without_kernels_the_portable_form_runs(packed: Path, monkeypatch: pytes
     assert not steps(packed)[0]
     with pytest.raises(DeviceError, match="S2A_EDGE_NATIVE=0"):
         Trainer(packed, kernels="native")
+
+
+def test_asked_for_without_a_compiler_they_are_refused(packed: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2A_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    library._status.cache_clear()
+    with pytest.raises(DeviceError, match="no C compiler"):
+        Trainer(packed, kernels="native")
+    library._status.cache_clear()
 
 
 def test_a_bundle_can_be_packed_without(tmp_path: Path) -> None:

@@ -59,13 +59,11 @@ def unflatten(g: GraphBuilder, flat: ir.Value, shape: Shape) -> ir.Value:
     return g.op("Reshape", flat, g.constant(np.array(shape, np.int64)))
 
 
-def round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int = 0,
-                   top: int = 255) -> ir.Value:
-    """float32 ``round(x / step) + offset``, ties to even, as an integer code.
+def _round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int, top: int) -> ir.Value:
+    """float32 ``round(x / step) + offset``, ties to even, at most ``top``, as an integer code.
 
-    Saturates above at ``top``; below at 0 where ``top`` is 255, elsewhere the caller sees to it
-    that x is not below ``-offset * step``. A quantize-dequantize pair: on CPU it takes the time of
-    Round alone, and scales, shifts and saturates on the way.
+    A quantize-dequantize pair: on CPU it takes the time of Round alone, and scales, shifts and
+    saturates on the way.
     """
     zero_point = 255 - top + offset
     codes = g.op("QuantizeLinear", x, g.constant(float(step)),
@@ -83,7 +81,7 @@ def pack_rounded(g: GraphBuilder, x: ir.Value, step: float, offset: int, bits: i
     if g.native and bits == 4 and count % CODES_PER_WORD == 0:
         return native(g, "PackWords", x, shape=(count // CODES_PER_WORD,), step=float(step),
                       offset=offset)
-    return pack_words(g, round_to_codes(g, x, step, offset, (1 << bits) - 1), bits)
+    return pack_words(g, _round_to_codes(g, x, step, offset, (1 << bits) - 1), bits)
 
 
 def pack_words(g: GraphBuilder, codes: ir.Value, bits: int) -> ir.Value:
@@ -117,5 +115,5 @@ def word_codes(width: int, bits: int) -> NDArray[np.uint16]:
     return ((words >> shifts) & np.uint32((1 << bits) - 1)).astype(np.uint16)
 
 
-__all__ = ["flatten", "lookup_words", "pack_rounded", "pack_words", "round_to_codes", "unflatten",
-           "word_bits", "word_codes", "words_bytes"]
+__all__ = ["flatten", "lookup_words", "pack_rounded", "pack_words", "unflatten", "word_bits",
+           "word_codes", "words_bytes"]
