@@ -116,6 +116,7 @@ def _recipe_table(manifest: Manifest) -> Table:
         "bits of saved values": recipe.bits,
         "frozen weights": _frozen(manifest),
         "attention": recipe.attention,
+        "recompute": recipe.recompute,
         "gradient errors measured on": _calibration(manifest),
         "optimizer": recipe.optimizer,
         "effective batch": recipe.effective_batch,

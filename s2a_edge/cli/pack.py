@@ -130,6 +130,13 @@ def pack(  # one parameter for each option: that is how typer declares them
     attention: Annotated[
         str, typer.Option(help="Attention probabilities: auto, store or recompute.")
     ] = "auto",
+    recompute: Annotated[
+        str,
+        typer.Option(
+            help="What is computed again instead of kept: none, cheap (element-wise operators), "
+            "products (also one product with a frozen matrix: fewest bytes, more time).",
+        ),
+    ] = "cheap",
     native: Annotated[
         bool,
         typer.Option(
@@ -211,6 +218,7 @@ def pack(  # one parameter for each option: that is how typer declares them
         if saved_budget
         else None,
         "attention": attention,
+        "recompute": recompute,
         "native": native,
         "optimizer": optimizer,
         "device": load_profile(device).name if device else None,

@@ -29,6 +29,7 @@ from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Policy, Precision
+from s2a_edge.pack.recompute import Recompute
 from s2a_edge.pack.regroup import slices_to_splits
 from s2a_edge.pack.schedule import live_peak_bytes, schedule
 from s2a_edge.pack.slice_products import MOST_COLUMNS, read_transposed, slice_products
@@ -133,11 +134,12 @@ def compile_backbone(captured: Captured, options: PackOptions,
     allocated = None
     if options.bits == "auto":
         small = _small(captured, by_batch, options)
-        saved = differentiate(adapted, Precision(32, "store"), options.loss).saved
+        saved = differentiate(adapted, Precision(32, "store"), options.loss,
+                              recompute=options.recompute).saved
         measured = measured_allocator(
             small, saved, largest, samples, loss=options.loss,
             threads=usable_threads(options), attention=options.attention, wholes=(inference,),
-            on_stage=on_stage)
+            recompute=options.recompute, on_stage=on_stage)
         allocated = Allocated(measured, allocation_within(
             measured.allocator, _capacity_bytes(adapted, largest, options)))
     policy = fixed_policy(options) if allocated is None else allocated.allocation
@@ -153,7 +155,7 @@ def compile_backbone(captured: Captured, options: PackOptions,
     uncoded = evaluation.clone() if coder else None
     for model in (references[part].model, evaluation):
         coder.apply(model)
-    steps = training_steps(micro, policy, options.loss, coder)
+    steps = training_steps(micro, policy, options.loss, coder, options.recompute)
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     optimizer = optimizer_model(adapted.trainables, options.optimizer)
     check_emitted(optimizer)
@@ -162,15 +164,15 @@ def compile_backbone(captured: Captured, options: PackOptions,
 
 
 def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
-                   coder: FrozenCoder) -> dict[int, StepGraph]:
+                   coder: FrozenCoder, recompute: Recompute = "cheap") -> dict[int, StepGraph]:
     """The training step of each micro-batch, ready to be planned and emitted."""
-    return {batch: _training_step(adapted, policy, loss, coder)
+    return {batch: _training_step(adapted, policy, loss, coder, recompute)
             for batch, adapted in by_batch.items()}
 
 
-def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCoder, *,
-                   native: bool = False, sums: bool = False) -> StepGraph:
-    step = differentiate(adapted, policy, loss, native=native)
+def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCoder,
+                   recompute: Recompute, *, native: bool = False, sums: bool = False) -> StepGraph:
+    step = differentiate(adapted, policy, loss, recompute=recompute, native=native)
     if native:
         fuse_native(step.model, sums=sums)
     lower(step.model)
@@ -199,8 +201,13 @@ def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:
 
 
 def fixed_policy(options: PackOptions) -> Precision:
-    """The policy of ``--bits N``; 4 bits where bits are chosen."""
-    return Precision(4 if options.bits == "auto" else options.bits, options.attention)
+    """The policy of ``--bits N``; 4 bits where bits are chosen.
+
+    Where queries and keys come back from a norm, probabilities do so without a byte more.
+    """
+    free = options.recompute == "products" and options.attention == "auto"
+    return Precision(4 if options.bits == "auto" else options.bits,
+                     "recompute" if free else options.attention)
 
 
 def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGraph | None:
@@ -210,7 +217,7 @@ def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGra
     most_bytes = live_peak_bytes(list(compiled.steps[batch].model.graph))
     for sums in (True, False):  # terms of a joined sum live until its end
         step = _training_step(compiled.by_batch[batch], policy, options.loss, compiled.coder,
-                              native=True, sums=sums)
+                              options.recompute, native=True, sums=sums)
         if live_peak_bytes(list(step.model.graph)) <= most_bytes:
             break
     uses = any(node.domain == NATIVE_DOMAIN for node in step.model.graph)
@@ -252,7 +259,8 @@ def _capacity_bytes(adapted: Adapted, batch: int, options: PackOptions) -> int:
     """What saved values of the largest micro-batch may take at first."""
     if options.saved_budget_bytes is not None:
         return options.saved_budget_bytes * batch
-    uniform = differentiate(adapted, fixed_policy(options), options.loss)
+    uniform = differentiate(adapted, fixed_policy(options), options.loss,
+                            recompute=options.recompute)
     return sum(s.stored_bytes for s in uniform.saved)
 
 

@@ -75,7 +75,7 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         recipe=Recipe(_adapters(options), options.bits,
                       "recompute" if recomputed else "store", options.optimizer,  # type: ignore[arg-type]  # checked by PackOptions
                       options.effective_batch, tuple(sorted(options.micro_batches)),
-                      options.device, options.seed),
+                      options.device, options.seed, options.recompute),
         trainables=tuple(Trainable(t.name, tuple(t.initial.shape), t.kind, t.module, t.decay,  # type: ignore[arg-type]  # kinds of adapt are the manifest's
                                    t.initial.nbytes) for t in compiled.trainables),
         saved=tuple(_saved(s, compiled.allocated) for s in saved),

@@ -30,6 +30,7 @@ from s2a_edge.pack.loss import attach_loss
 from s2a_edge.pack.ops import RULES
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Policy
+from s2a_edge.pack.recompute import Recompute, sources_of_products
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues, Tap
 from s2a_edge.spec.task_ports import Loss
@@ -47,10 +48,12 @@ class StepGraph:
 
 
 def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy",
-                  tap: Tap | None = None, *, native: bool = False) -> StepGraph:
+                  tap: Tap | None = None, *, recompute: Recompute = "none",
+                  native: bool = False) -> StepGraph:
     """Builds the training step of ``adapted``, with saved values kept as ``policy`` says.
 
-    With ``native``, of nodes of ``native_ops`` too.
+    What ``recompute`` covers is computed again instead. With ``native``, nodes of ``native_ops``
+    are used too.
 
     Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``param.*``; ``acc.*``.
     Outputs: ``loss`` []; ``logits`` [N, C], unless the graph is its own loss; ``acc_out.*`` =
@@ -66,7 +69,7 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
     work = _Differentiator(nodes, adapted.data_inputs, [t.value for t in trainables],
                            [adapted.logits], adapted.names, policy, tap,
                            _behind(nodes, trainables) if loss == "output" else frozenset(),
-                           native=native)
+                           recompute=recompute, native=native)
     g = work.g
     work.forward()
     logits = work.env.enter(adapted.logits)
@@ -130,16 +133,18 @@ class _Differentiator:
     def __init__(self, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value],
                  wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Iterable[str],
                  policy: Policy, tap: Tap | None = None,
-                 exact: frozenset[ir.Node] = frozenset(), *, native: bool = False) -> None:
+                 exact: frozenset[ir.Node] = frozenset(), *, recompute: Recompute = "none",
+                 native: bool = False) -> None:
         self.nodes = nodes
         self.exact = exact
         self.g = GraphBuilder(taken=names, native=native)
         self.env = Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
-        self.saved = SavedValues(self.g, policy, tap)
+        self.saved = SavedValues(self.g, policy, tap, recompute)
         self.wrt = wrt
         self.flowing = gradient_values(nodes, wrt, outputs)
         self.keys: dict[ir.Node, dict[str, tuple[int, str]]] = {}
         self.chains = attention_chains(nodes, self.flowing, policy)
+        self.sources = sources_of_products(nodes, self.flowing, recompute)
 
     def forward(self) -> None:
         """Emits all forward nodes, with encoders where values are declared saved."""
@@ -160,6 +165,8 @@ class _Differentiator:
         def declare(key: str, value: ir.Value, kind: str) -> None:
             # Behind the last trainable lies the graph's own loss: rows of logits and the like.
             exact = node in self.exact and len(shape_of(value)) <= 2
+            if node in self.sources and kind == "normalized":
+                self.saved.recompute_leaves.add(id(value))
             keys[key] = self.saved.declare(value, kind, exact=exact)
 
         def clone() -> tuple[ir.Value, ...]:
@@ -204,11 +211,11 @@ class _Differentiator:
         for value in product.inputs:
             if value is not None and not at_hand(value):
                 made[value] = self.saved.recall((id(self.env.enter(value)), ""))
-        outputs: tuple[ir.Value, ...] = ()
         for node in chain:
-            outputs = self.env.clone(node, fresh=made.get)
-            made[node.outputs[0]] = outputs[0]
-        return outputs[0]
+            operands = [None if v is None else made.get(v) or self.env.enter(v)
+                        for v in node.inputs]
+            made[node.outputs[0]] = self.g.repeat(node, operands)[0]
+        return made[chain[-1].outputs[0]]
 
     def backward(self, seeds: dict[ir.Value, ir.Value],
                  arrived: Callable[[ir.Value, ir.Value], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -38,20 +38,15 @@ class Environment:
         """The counterparts of a node's operands."""
         return tuple(None if v is None else self.enter(v) for v in node.inputs)
 
-    def clone(self, node: ir.Node, *, fresh: Callable[[ir.Value], ir.Value | None] | None = None,
-              ) -> tuple[ir.Value, ...]:
-        """Appends a copy of ``node``; with ``fresh``, under new names and on other operands."""
-        inputs = self.inputs(node) if fresh is None else tuple(
-            None if v is None else fresh(v) or self.enter(v) for v in node.inputs)
-        name = node.name if fresh is None else self.g.unique(f"{node.name}_again")
-        copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()),
-                       num_outputs=len(node.outputs), name=name)
+    def clone(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """Appends a copy of ``node`` under its own names."""
+        copy = ir.Node(node.domain, node.op_type, self.inputs(node),
+                       list(node.attributes.values()), num_outputs=len(node.outputs),
+                       name=node.name)
         copy.metadata_props[MODULE_KEY] = module_of(node)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = old.name if fresh is None else self.g.unique(f"{old.name}_again")
-            new.shape, new.type = old.shape, old.type
-            if fresh is None:
-                self.bind(old, new)
+            new.name, new.shape, new.type = old.name, old.shape, old.type
+            self.bind(old, new)
         self.g.adopt(copy)
         return tuple(copy.outputs)
 

@@ -51,7 +51,8 @@ def with_arena(compiled: Compiled, arena_bytes: int, options: PackOptions) -> Co
         capacity = aim if low < aim < high else (low + high) // 2
     if best is None or best.bits == before.bits:
         return None
-    steps = training_steps(compiled.by_batch, best, options.loss, compiled.coder)
+    steps = training_steps(compiled.by_batch, best, options.loss, compiled.coder,
+                           options.recompute)
     return replace(compiled, steps=steps,
                    allocated=Allocated(compiled.allocated.measured, best))
 
@@ -60,5 +61,5 @@ def _arena_bytes(compiled: Compiled, allocation: Allocation, options: PackOption
     """What the plan of the largest micro-batch needs with ``allocation``."""
     largest = max(compiled.by_batch)
     steps = training_steps({largest: compiled.by_batch[largest]}, allocation, options.loss,
-                           compiled.coder)
+                           compiled.coder, options.recompute)
     return plan_memory(steps[largest].model, threads=usable_threads(options)).plan.arena_bytes

@@ -135,6 +135,17 @@ class GraphBuilder:
         self.nodes.append(node)
         return tuple(node.outputs)
 
+    def repeat(self, node: ir.Node, operands: Sequence[ir.Value | None]) -> tuple[ir.Value, ...]:
+        """Appends a copy of ``node`` with other operands, under new names; returns its outputs."""
+        copy = ir.Node(node.domain, node.op_type, operands, list(node.attributes.values()),
+                       num_outputs=len(node.outputs), name=self.unique(f"{node.name}_again"))
+        copy.metadata_props[MODULE_KEY] = module_of(node)
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            new.name = self.unique(f"{old.name}_again")
+            new.shape, new.type = old.shape, old.type
+        self.nodes.append(copy)
+        return tuple(copy.outputs)
+
     def adopt(self, node: ir.Node) -> None:
         """Appends an existing node (already shaped) as it is."""
         self.taken.update(v.name for v in node.outputs if v.name)

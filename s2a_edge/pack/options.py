@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from s2a_edge.pack.adapt import ADAPTERS, AdapterSizes, Tuning
 from s2a_edge.pack.optimizer import SCALARS
 from s2a_edge.pack.precision import BITS, Attention
+from s2a_edge.pack.recompute import RECOMPUTES, Recompute
 from s2a_edge.pack.selection import ALL
 from s2a_edge.spec.calibration import MAX_SAMPLES
 from s2a_edge.spec.errors import UsageError
@@ -50,6 +51,8 @@ class PackOptions:
             ``l1`` (numbers), ``output`` (a scalar output of the source itself; no head is added).
         loss_output: with ``output``, the name of that output.
         attention: whether attention probabilities are stored, recomputed, or what is better.
+        recompute: what is computed again from other saved values: ``none``, ``cheap`` (element-wise
+            operators and views), ``products`` (also one product with a frozen matrix).
         optimizer: ``adamw`` or ``sgd``.
         device: name of the device profile it is meant for.
         seed: of the head's start values and of the rehearsal's inputs.
@@ -83,6 +86,7 @@ class PackOptions:
     budget_bytes: int | None = None
     saved_budget_bytes: int | None = None
     attention: Attention = "auto"
+    recompute: Recompute = "cheap"
     loss: Loss = "cross_entropy"
     loss_output: str | None = None
     optimizer: str = "adamw"
@@ -161,6 +165,10 @@ class PackOptions:
             ("--optimizer", self.optimizer in SCALARS, " or ".join(SCALARS), self.optimizer),
             ("--attention", self.attention in ("auto", "store", "recompute"),
              "auto, store or recompute", str(self.attention)),
+            ("--recompute", self.recompute in RECOMPUTES, " or ".join(RECOMPUTES),
+             str(self.recompute)),
+            ("--recompute", self.recompute != "products" or self.bits != "auto",
+             "none or cheap beside --bits auto", self.recompute),
             ("--micro-batch", bool(self.micro_batches) and min(self.micro_batches, default=0) >= 1
              and len(set(self.micro_batches)) == len(self.micro_batches),
              "different numbers of at least 1", str(self.micro_batches)),

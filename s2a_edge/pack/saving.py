@@ -8,14 +8,16 @@ give back what the code had saved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from s2a_edge.pack.codecs import Codec
 from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
-from s2a_edge.pack.precision import Policy, Precision
+from s2a_edge.pack.ops.linear import at_hand
+from s2a_edge.pack.precision import Policy, Precision, is_statistic
+from s2a_edge.pack.recompute import Recompute, way_back
 
 RECOMPUTED = "recompute"
 """Stands where the name of a codec would, for a value that is computed again."""
@@ -86,10 +88,14 @@ class SavedValues:
         g: where nodes are appended.
         policy: which codec keeps what.
         tap: sees every value that the backward decodes or recomputes.
+        recompute: what may be computed again from other saved values.
     """
 
-    def __init__(self, g: GraphBuilder, policy: Policy, tap: Tap | None = None) -> None:
+    def __init__(self, g: GraphBuilder, policy: Policy, tap: Tap | None = None,
+                 recompute: Recompute = "none") -> None:
         self._g = g
+        self._recompute = recompute
+        self._made_again: dict[int, tuple[ir.Value, int]] = {}
         self._policy = policy
         self._tap = tap
         self._declared: Counter[str] = Counter()
@@ -107,6 +113,8 @@ class SavedValues:
             return key
         # What can be computed again can be so as a value; masks and derivatives are kept.
         again = self.recomputations.get(id(value)) if key[1] == "" else None
+        if again is None and not exact:
+            again = self._way_back(value, kind)
         group = f"{self._g.module}:{kind}"
         name = saved_key(self._g.module, kind, self._declared[group])
         self._declared[group] += 1
@@ -120,6 +128,44 @@ class SavedValues:
         info = SavedValue(key, value.name or "", self._g.module, kind, RECOMPUTED, 0.0,
                           shape_of(value), 0)
         return _Record(info, value, again)
+
+    def _way_back(self, value: ir.Value, kind: str) -> Callable[[], ir.Value] | None:
+        """How ``value`` can be computed from other saved ones; a derivative goes on from there."""
+        family = kind.partition(":")[0]
+        if family not in ("activation", "derivative") or is_statistic(shape_of(value)):
+            return None
+        nodes = way_back(value, self._is_kept, self._recompute)
+        if nodes is None:
+            return None
+        if family == "activation":
+            return lambda: self._again(nodes, value)
+        codec = self._policy.codec(kind, shape_of(value), recomputes=True)
+        return lambda: codec.decode(self._g, codec.encode(self._g, self._again(nodes, value)),
+                                    shape_of(value))
+
+    def _is_kept(self, value: ir.Value) -> bool:
+        return at_hand(value) or (id(value), "") in self._records
+
+    def _again(self, nodes: Sequence[ir.Node], wanted: ir.Value) -> ir.Value:
+        """Runs copies of forward ``nodes``; what they share with a copy nearby is not run twice."""
+        made: dict[ir.Value, ir.Value] = {}
+        for node in nodes:
+            nearby = [self._nearby(v) for v in node.outputs]
+            if None not in nearby:
+                made.update((v, n) for v, n in zip(node.outputs, nearby, strict=True) if n)
+                continue
+            operands = [v if v is None or at_hand(v) else made[v] if v in made
+                        else self.recall((id(v), "")) for v in node.inputs]
+            outputs = self._g.repeat(node, operands)
+            made.update(zip(node.outputs, outputs, strict=True))
+        for value in made:
+            self._made_again[id(value)] = (made[value], len(self._g.nodes))
+        return made[wanted]
+
+    def _nearby(self, value: ir.Value) -> ir.Value | None:
+        """The copy of a forward value that was made a short while ago."""
+        copy, made_at = self._made_again.get(id(value), (None, 0))
+        return copy if len(self._g.nodes) - made_at <= _NEAR_NODES else None
 
     def _encoded(self, key: str, value: ir.Value, kind: str, *, exact: bool) -> _Record:
         shape = shape_of(value)

@@ -23,7 +23,10 @@ Share = Annotated[float, Span(0, 1e30)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How it was packed; ``effective_batch`` is the sum of its micro-batches."""
+    """How it was packed; ``effective_batch`` is the sum of its micro-batches.
+
+    ``recompute`` says what may be computed again instead of kept; ``saved`` names each such value.
+    """
 
     adapters: Annotated[tuple[Name, ...], Length(0, 64)]
     bits: Annotated[int, Span(1, 32)] | Literal["auto"]
@@ -33,6 +36,7 @@ class Recipe:
     micro_batches: Annotated[tuple[Batch, ...], Length(1, MAX_GRAPHS)]
     device: Text | None
     seed: Annotated[int, Span(0, 2**63 - 1)]
+    recompute: Literal["none", "cheap", "products"] = "none"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from s2a_edge.pack.allocation.probe import make_probe
 from s2a_edge.pack.allocation.sensitivity import Feeds, measure
 from s2a_edge.pack.calibration import Samples
 from s2a_edge.pack.precision import Attention
+from s2a_edge.pack.recompute import Recompute
 from s2a_edge.pack.saving import SavedValue
 from s2a_edge.spec.task_ports import Loss
 
@@ -44,7 +45,7 @@ class Measured:
 
 def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: int,
                        samples: Samples, *, loss: Loss, threads: int, attention: Attention,
-                       wholes: Sequence[ir.Model],
+                       wholes: Sequence[ir.Model], recompute: Recompute = "none",
                        on_stage: Callable[[str, str], None]) -> Measured:
     """Measures what each code does to the gradients of a backbone.
 
@@ -57,10 +58,11 @@ def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: i
         threads: of one operator.
         attention: whether probabilities must be stored or recomputed.
         wholes: models that hold the weights of which ``adapted`` has slices.
+        recompute: what is computed again.
         on_stage: told what is done.
     """
     started_s = time.monotonic()
-    probe = make_probe(adapted, loss)
+    probe = make_probe(adapted, loss, recompute)
     initial = {t.name: t.initial for t in adapted.trainables}
     count = min(samples.batches(probe.batch), max(1, _MOST_SAMPLES // probe.batch))
 

@@ -17,6 +17,7 @@ from s2a_edge.pack.differentiate import differentiate
 from s2a_edge.pack.graph import GraphBuilder, shape_of
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.recompute import Recompute
 from s2a_edge.pack.saving import SavedValue
 from s2a_edge.spec.task_ports import Loss
 
@@ -53,7 +54,8 @@ class Probe:
     batch: int
 
 
-def make_probe(adapted: Adapted, loss: Loss = "cross_entropy") -> Probe:
+def make_probe(adapted: Adapted, loss: Loss = "cross_entropy",
+               recompute: Recompute = "none") -> Probe:
     """The probe of ``adapted``; attention probabilities are recomputed, so that q and k show."""
     seen: dict[str, tuple[ir.Value, ir.Value, list[ir.Value]]] = {}
 
@@ -62,7 +64,7 @@ def make_probe(adapted: Adapted, loss: Loss = "cross_entropy") -> Probe:
         seen.setdefault(key, (value, decoded, []))[2].append(made)
         return made
 
-    step = differentiate(adapted, Precision(32, "recompute"), loss, tap)
+    step = differentiate(adapted, Precision(32, "recompute"), loss, tap, recompute=recompute)
     lower(step.model)
     points = []
     for saved in step.saved:
