@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,6 +90,16 @@ class Output:
     def live(self) -> Console | None:
         """A console for a progress bar on stderr; None where no terminal would show it."""
         return _console(sys.stderr) if sys.stderr.isatty() and not self.quiet else None
+
+
+def stage_notes(output: Output) -> Callable[[str, str], None]:
+    """What long work calls with the name and a detail of each stage: noted with seconds so far."""
+    started = time.monotonic()
+
+    def note(stage: str, detail: str) -> None:
+        output.note(f"[{time.monotonic() - started:6.1f} s] {stage}: {detail}")
+
+    return note
 
 
 def table(title: str, columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:

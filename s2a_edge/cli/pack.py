@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s2a_edge.cli.output import Json, Output, Quiet, table
+from s2a_edge.cli.output import Json, Output, Quiet, stage_notes, table
+from s2a_edge.cli.pack_ort_training import write_artifacts
 from s2a_edge.cli.run_options import Threads
 from s2a_edge.cli.task_options import task_options
 from s2a_edge.cli.values import (
@@ -38,6 +38,14 @@ def pack(  # one parameter for each option: that is how typer declares them
         Path | None,
         typer.Option("--out", "-o", help="Bundle to write: NAME.s2a is one file, else a folder."),
     ] = None,
+    bundle_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="s2a: a training bundle; ort-training: artifacts of onnxruntime's On-Device "
+            "Training API, in a folder.",
+        ),
+    ] = "s2a",
     weights: Annotated[
         Path | None, typer.Option(help="Weights for a model that comes without: .safetensors.")
     ] = None,
@@ -232,20 +240,15 @@ def pack(  # one parameter for each option: that is how typer declares them
         raise UsageError(
             where="--out", expected="a path for the bundle", got="none", todo="add --out NAME.s2a"
         )
+    if bundle_format != "s2a":
+        write_artifacts(output, bundle_format, source, out, recipe, sign)
+        return
     from s2a_edge.pack.build import pack as build_bundle
     from s2a_edge.pack.options import PackOptions
     from s2a_edge.spec.signing_key import load_key, sign_bundle
 
     key = load_key(sign) if sign else None  # before the work, which takes minutes
-    started = time.monotonic()
-    report = build_bundle(
-        source,
-        out,
-        PackOptions(**recipe),
-        on_stage=lambda stage, detail: output.note(
-            f"[{time.monotonic() - started:6.1f} s] {stage}: {detail}"
-        ),
-    )
+    report = build_bundle(source, out, PackOptions(**recipe), on_stage=stage_notes(output))
     if key is not None:
         output.note(f"signed by key {sign_bundle(report.path, key).key_id}")
     output.show(_report_table(report))

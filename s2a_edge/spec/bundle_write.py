@@ -241,7 +241,7 @@ def _move_folder(staging_dir: Path, listing: Listing, out: Path) -> None:
                 sync_file(source / name)
             source.chmod(0o755)  # temporary folders are closed to other users
             sync_folder(source)
-            _rename_over(source, out)
+            rename_over(source, out)
         except BaseException:
             if source != staging_dir:
                 shutil.rmtree(source, ignore_errors=True)
@@ -249,7 +249,7 @@ def _move_folder(staging_dir: Path, listing: Listing, out: Path) -> None:
         sync_folder(out.parent)
 
 
-def _rename_over(source: Path, out: Path) -> None:
+def rename_over(source: Path, out: Path) -> None:
     """Give folder ``source`` the name ``out``; a folder that has it goes, but only then."""
     if not out.exists():
         source.rename(out)

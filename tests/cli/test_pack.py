@@ -160,3 +160,22 @@ def test_defaults_are_those_of_the_recipe() -> None:
     for name in ("attention", "loss", "optimizer", "seed", "pool", "features", "threads",
                  "calibration", "calibration_samples"):
         assert shown[name] == recipe[name]
+
+
+def test_artifacts_of_the_training_api(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "artifacts"
+    shared = ("--classes", 3, "--micro-batch", 2, "--batch", 4, "--format", "ort-training")
+    done = _pack(source, "--out", out, *shared, "--json")
+    assert done.exit_code == 0, done.output
+    about = json.loads(done.stdout)["description"]
+    assert about["training_inputs"] == {"image": [2, 3, 8, 8], "target": [2, 3], "weight": [2]}
+    assert (out / "training_model.onnx").is_file() and (out / "checkpoint").is_file()
+
+
+@pytest.mark.parametrize("extra", [("--format", "tflite"), ("--format", "ort-training", "--sign",
+                                                            "key")])
+def test_formats_and_what_they_cannot_have(source: Path, tmp_path: Path,
+                                           extra: tuple[str, ...]) -> None:
+    done = _pack(source, "--out", tmp_path / "x", "--classes", 3, *extra)
+    assert done.exit_code == 2
+    assert not (tmp_path / "x").exists()
