@@ -24,8 +24,8 @@ from s2a_edge.spec.task_ports import Loss
 RESET = "lazy_reset_grad"
 GRADIENT, BUFFER, UPDATED = "_grad", "_grad.accumulation.buffer", "_grad.accumulation.out"
 # Those of our own optimizer graph's defaults (run.hyperparameters): the API takes the rate alone.
-ADAMW: dict[str, float] = {"alpha": 0.9, "beta": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "adam_mode": 0,
-         "correct_bias": 1}
+ADAMW: dict[str, float] = {"alpha": 0.9, "beta": 0.999, "epsilon": 1e-8, "weight_decay": 0.0,
+                           "adam_mode": 0, "correct_bias": 1}
 
 
 def parameter_name(trainable: Trainable) -> str:
