@@ -30,6 +30,7 @@ from s2a_edge.run.process_memory import read_sizes
 from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.frozen_weights import FrozenStorage
 from s2a_edge.spec.manifest import Manifest, NativeGraph
+from s2a_edge.spec.requirement import LineKind, Setting
 from s2a_edge.spec.units import MIB
 
 _POLL_S = 0.02
@@ -79,16 +80,15 @@ def _case(options: argparse.Namespace, storage: str, micro: int, bundle: Path) -
     recipe = PackOptions(labels=labels, effective_batch=options.batch, micro_batches=(micro,),
                          frozen=storage)  # type: ignore[arg-type]  # checked by main
     manifest = pack(f"timm:{options.model}", bundle, recipe).manifest
-    needed = requirement(manifest)
+    needed = requirement(manifest, setting=Setting(evaluation=False))  # there is no --val
     graphs = manifest.graphs
     train = graphs.train[0]
     forms: dict[str, Any] = {"portable": train} | ({"native": train.native} if train.native else {})
-    evidence = (train.evidence, graphs.eval.evidence, graphs.optimizer.evidence)
     return {
         "storage": storage, "micro_batch": micro, **_watched(options, bundle),
         "planned_bytes": needed.total_bytes, "arena_bytes": needed.arena_bytes,
         "weights_bytes": max(w.offset + w.size_bytes for w in manifest.weights),
-        "sessions_bytes": sum(e.session_bytes for e in evidence),
+        "sessions_bytes": needed.of_kind(LineKind.SESSIONS),
         "logits_error": manifest.frozen.logits_error,
         "steps": {name: _timed(options, bundle, manifest, form) for name, form in forms.items()},
     }

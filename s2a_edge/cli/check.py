@@ -45,6 +45,12 @@ def check(
         int | None,
         typer.Option(help="Samples a step takes at once; default: the most that fit.", min=1),
     ] = None,
+    val: Annotated[
+        bool,
+        typer.Option(
+            "--val/--no-val", help="Count validation; training without --val does not load it."
+        ),
+    ] = True,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png|FILE.html", help="Draw memory over the training step."),
@@ -72,7 +78,7 @@ def check(
     )
     with Bundle.open(bundle, trust=load_trust(trust)) as opened:
         manifest = opened.manifest
-        setting = _setting(provider, measured=this_device)
+        setting = _setting(provider, measured=this_device, evaluation=val)
         sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)
         needs = [requirement(manifest, micro_batch=size, setting=setting) for size in sizes]
         budget_bytes = None if given is None else given.budget_bytes
@@ -133,17 +139,17 @@ def _change_lines(changes: Sequence[Change]) -> list[str]:
     return [head, *(f"  {change.command} {change}" for change in changes)]
 
 
-def _setting(provider: ProviderName, *, measured: bool) -> Setting:
+def _setting(provider: ProviderName, *, measured: bool, evaluation: bool) -> Setting:
     """What the requirement depends on; ``measured`` for the machine this runs on."""
     from s2a_edge.spec.requirement import Setting
 
     if not measured:
-        return Setting(provider=provider)
+        return Setting(provider=provider, evaluation=evaluation)
     # With everything loaded that training loads: what this process holds now counts.
     import s2a_edge.run.trainer  # noqa: F401
     from s2a_edge.run.memory_check import measure_setting
 
-    return measure_setting(provider)
+    return measure_setting(provider, evaluation=evaluation)
 
 
 def _requirement_tables(

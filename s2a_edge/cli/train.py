@@ -120,6 +120,7 @@ def train(
                 seed=seed,
                 kernels=kernels,
                 headroom_bytes=headroom_bytes,
+                evaluation=val is not None,
             )
             if start_from is not None:
                 trainer.start_from(start_from)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from s2a_edge.pack.graph import dtype_of, shape_of
+from s2a_edge.pack.optimizer import OPTIMIZER
 from s2a_edge.pack.rehearse import subprocess_environment
 from s2a_edge.spec.calibration import CALIBRATION_TARGETS, CalibrationRequest
 from s2a_edge.spec.errors import DataError, InternalError
@@ -70,6 +71,9 @@ class Samples:
             number: which batch, from 0.
         """
         # A generator for each batch, so that batch 3 is the same whether or not 0..2 were made.
+        if model.graph.name == OPTIMIZER:  # parameters, gradients, states: any values will do
+            return {value.name or "": np.full(shape_of(value), 0.5 * (not shape_of(value)),
+                                              np.float32) for value in model.graph.inputs}
         rng = np.random.default_rng(self.seed if number == 0 else [self.seed, number])
         return {value.name or "": self._feed(value, initial, number, rng)
                 for value in model.graph.inputs}
@@ -87,7 +91,7 @@ class Samples:
             return np.asarray(made, dtype)
         if name == WEIGHT and self.loss != "output":
             return np.full(shape, 1.0 / math.prod(shape), dtype)
-        if name.startswith(("acc.", "m.", "v.")):
+        if name.startswith("acc."):
             return np.zeros(shape, dtype)
         if not shape:
             return np.asarray(0.5, dtype)

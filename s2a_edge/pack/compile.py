@@ -35,6 +35,7 @@ from s2a_edge.pack.schedule import live_peak_bytes, schedule
 from s2a_edge.pack.slice_products import MOST_COLUMNS, read_transposed, slice_products
 from s2a_edge.spec.errors import BudgetError, InternalError, SourceError
 from s2a_edge.spec.manifest import TunedBlock
+from s2a_edge.spec.state_layout import state_layout
 from s2a_edge.spec.task_ports import Loss
 from s2a_edge.spec.units import format_bytes
 
@@ -157,7 +158,8 @@ def compile_backbone(captured: Captured, options: PackOptions,
         coder.apply(model)
     steps = training_steps(micro, policy, options.loss, coder, options.recompute)
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
-    optimizer = optimizer_model(adapted.trainables, options.optimizer)
+    layout = state_layout((t.name, t.initial.size, t.decay) for t in adapted.trainables)
+    optimizer = optimizer_model(layout.chunk_elements, options.optimizer)
     check_emitted(optimizer)
     return Compiled(backbone, adapted, steps, references, largest, evaluation,
                     inference, optimizer, samples, allocated, micro, coder, uncoded)

@@ -7,6 +7,7 @@ axes, codebooks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from s2a_edge.spec.manifest import WeightEntry
 from s2a_edge.spec.storage import storage_errors
 
 WEIGHTS_NAME = "weights.bin"
+# An output NAME_out.X is bound to the memory of the input NAME.X, NAME_out to that of NAME.
+_IN_PLACE = re.compile(r"_out(\.|$)")
 # Below this a tensor is a constant of the graph rather than a weight worth a page of its own.
 INLINE_BELOW_BYTES = 4096
 
@@ -189,5 +192,5 @@ def check_emitted(model: ir.Model) -> None:
         nodes.add(node.name)
         values.update(outputs)
         made.update(node.outputs)
-        written.update(v.name.replace("_out.", ".", 1) for v in node.outputs
-                       if v.name and v.is_graph_output() and "_out." in v.name)
+        written.update(_IN_PLACE.sub(r"\1", v.name, count=1) for v in node.outputs
+                       if v.name and v.is_graph_output() and _IN_PLACE.search(v.name))

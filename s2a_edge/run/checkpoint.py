@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from s2a_edge.run.device_tensor import Array, DeviceTensor
+from s2a_edge.run.device_tensor import Array
 from s2a_edge.run.report import EpochRecord
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.spec import strict_json
@@ -85,7 +86,7 @@ class CheckpointInfo:
     metrics_bytes: int
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, DeviceTensor], info: CheckpointInfo) -> None:
+def write_checkpoint(path: Path, tensors: Mapping[str, Array], info: CheckpointInfo) -> None:
     """Write a checkpoint; the file at ``path`` is the old one until the new one is whole.
 
     Args:
@@ -100,13 +101,13 @@ def write_checkpoint(path: Path, tensors: Mapping[str, DeviceTensor], info: Chec
         _write(file, tensors, info)
 
 
-def _write(file: BinaryIO, tensors: Mapping[str, DeviceTensor], info: CheckpointInfo) -> None:
+def _write(file: BinaryIO, tensors: Mapping[str, Array], info: CheckpointInfo) -> None:
     header: dict[str, object] = {
         "__metadata__": {_KEY: json.dumps(strict_json.plain(info), allow_nan=False)}
     }
     offset = 0
     for name, tensor in tensors.items():
-        end = offset + tensor.size_bytes
+        end = offset + tensor.nbytes
         header[name] = {
             "dtype": "F32",
             "shape": list(tensor.shape),
@@ -117,11 +118,10 @@ def _write(file: BinaryIO, tensors: Mapping[str, DeviceTensor], info: Checkpoint
     text += b" " * (-len(text) % 8)  # the data is aligned to 8 bytes
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
-    for tensor in tensors.values():
-        values = tensor.read()
+    for values in tensors.values():
         if sys.byteorder == "big":
             values = values.byteswap()
-        file.write(values.tobytes())
+        file.write(np.ascontiguousarray(values).tobytes())
 
 
 def read_checkpoint(path: Path) -> tuple[CheckpointInfo, dict[str, Array]]:

@@ -43,7 +43,7 @@ class Fit:
     Args:
         plan: what to work on.
         train: the step, bound to the state to be trained.
-        evaluator: bound to the same state.
+        evaluator: bound to the same state; None where nothing is to be validated.
         folder: where checkpoints and metrics go.
         guard: watches the memory, already running.
         stop: a signal that arrived.
@@ -54,7 +54,7 @@ class Fit:
         self,
         plan: FitPlan,
         train: TrainStep,
-        evaluator: Evaluator,
+        evaluator: Evaluator | None,
         folder: RunFolder,
         guard: MemoryGuard,
         stop: StopRequest,
@@ -123,6 +123,7 @@ class Fit:
             return False
         evaluation = None
         if self._plan.val is not None:
+            assert self._evaluator is not None  # Trainer.fit asked for it
             evaluation = self._evaluator.evaluate(
                 self._plan.val,
                 scaling=self._plan.loss.scaling,
@@ -221,7 +222,7 @@ class Fit:
             **vars(position),
         )
         state = self._train.state
-        write_checkpoint(path, state.inputs("param", *state.slots), info)
+        write_checkpoint(path, state.kept(), info)
 
     def _save_is_due(self) -> bool:
         every = self._plan.checkpoint_every_steps

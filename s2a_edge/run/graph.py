@@ -98,12 +98,12 @@ class Graph:
             BundleError: a port stays unbound, is unknown, or differs in shape or dtype.
         """
         for ports, tensors, bind in (
-            (self.inputs, inputs, self._binding.bind_ortvalue_input),
-            (self.outputs, outputs, self._binding.bind_ortvalue_output),
+            (self.inputs, inputs, self._binding.bind_input),
+            (self.outputs, outputs, self._binding.bind_output),
         ):
             self._check(ports, tensors)
             for name, tensor in tensors.items():
-                bind(name, tensor.ort_value)
+                bind(name, tensor.provider, 0, tensor.dtype, tensor.shape, tensor.address)
         self._bound = {**inputs, **outputs}  # keeps the memory alive as long as the binding
 
     def run(self, *, whole: bool = False) -> None:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from s2a_edge.spec.errors import UsageError
 
-NO_CLIPPING = 3.4e38
-"""``max_norm`` that no float32 gradient norm exceeds."""
-
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -44,19 +41,18 @@ class Hyperparameters:
             _require(f"beta{number}", beta, 0 <= beta < 1, "0 or more, below 1")
         _require("eps", self.eps, 0 < self.eps < math.inf, "above 0")
 
-    def scalars(self, optimizer: str, lr: float, step: int) -> dict[str, float]:
-        """Scalar inputs of the optimizer graph.
+    def scalars(
+        self, optimizer: str, lr: float, step: int, *, clip: float = 1.0
+    ) -> dict[str, float]:
+        """Scalar inputs of the optimizer graph, for trainables that decay.
 
         Args:
             optimizer: ``"adamw"`` or ``"sgd"``.
             lr: learning rate of this step.
             step: optimizer steps done before this one.
+            clip: what gradients are multiplied by (:meth:`clip`).
         """
-        common = {
-            "lr": lr,
-            "weight_decay": self.weight_decay,
-            "max_norm": NO_CLIPPING if self.max_norm is None else self.max_norm,
-        }
+        common = {"lr": lr, "weight_decay": self.weight_decay, "clip": clip}
         if optimizer == "sgd":
             return {**common, "momentum": self.momentum}
         beta1, beta2 = self.betas
@@ -68,6 +64,11 @@ class Hyperparameters:
             "correction1": 1 - beta1 ** (step + 1),
             "correction2": 1 - beta2 ** (step + 1),
         }
+
+
+    def clip(self, norm: float) -> float:
+        """What gradients of this global norm are multiplied by."""
+        return 1.0 if self.max_norm is None else min(1.0, self.max_norm / norm)
 
 
 def _require(name: str, value: float, holds: bool, expected: str) -> None:

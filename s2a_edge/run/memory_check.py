@@ -32,8 +32,15 @@ SESSION_SLACK_BYTES = 64 * KIB
 bytes each were seen (onnxruntime 1.32), but the arena rounds, and a plan leaves nothing over."""
 
 
-def measure_setting(provider: Provider, threads: int | None = None) -> Setting:
+def measure_setting(
+    provider: Provider, threads: int | None = None, *, evaluation: bool = True
+) -> Setting:
     """What a requirement depends on here: call it before any session exists.
+
+    Args:
+        provider: what executes graphs.
+        threads: of one operator; None: all usable cores.
+        evaluation: whether there will be one.
 
     Raises:
         DeviceError: the platform does not tell a process's memory.
@@ -44,6 +51,7 @@ def measure_setting(provider: Provider, threads: int | None = None) -> Setting:
         prefetch=provider != "cpu",
         threads=usable_cores() if threads is None else threads,
         onnxruntime=runtime_version(runtime_name()),
+        evaluation=evaluation,
     )
 
 
@@ -88,7 +96,8 @@ def arena_limit(bundle: Bundle, needed: Requirement, provider: Provider) -> int:
     """Bytes to give the runtime's arena: the plan's, and what this runtime keeps there besides."""
     graphs = bundle.manifest.graphs
     train = next(graph for graph in graphs.train if graph.batch == needed.micro_batch)
-    files = [bundle.file(graph.file) for graph in (graphs.eval, graphs.optimizer, train)]
+    files = [bundle.file(graph.file) for graph in (graphs.eval, graphs.optimizer, train)
+             if graph.file in needed.arenas]
     # A CUDA session's copy of the weights lies in its arena.
     weights_bytes = 0 if provider == "cpu" else needed.of_kind(LineKind.WEIGHTS)
     constants_bytes = constants_in_arena_bytes(files, provider)
@@ -112,6 +121,7 @@ def require_room_for_data(
     decode_bytes = max(check.decode_bytes for _, check in checks)
     held_bytes = sum(data.resident_bytes for data, _ in checks)
     figures_bytes = max(evaluation_bytes(manifest.task, len(data)) for data, _ in checks)
+    figures_bytes *= setting.evaluation
     setting = dataclasses.replace(setting, decoded_image_bytes=decode_bytes)
     needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
     held = RequirementLine(

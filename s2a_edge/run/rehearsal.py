@@ -18,7 +18,8 @@ Answer: ``{"ok": true, ...}`` with the fields of :class:`Measurement`, or ``{"ok
 both cases, 2 for a request that cannot be read.
 
 As in training, every input is bound, outputs are preallocated outside the arena, and an output
-``NAME_out.X`` shares its memory with the input ``NAME.X``, which is filled anew before every run.
+``NAME_out.X`` shares its memory with the input ``NAME.X`` (``NAME_out`` with ``NAME``), which is
+filled anew before every run.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ from s2a_edge.run.mapped_files import resident_bytes
 from s2a_edge.run.process_memory import read_memory, reset_peak
 from s2a_edge.spec.errors import BudgetError, DataError, S2AError, UsageError
 
+_POSITIVE = ("correction", "weight")
 _KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs", "kernels"}
+_IN_PLACE = re.compile(r"_out(\.|$)")
 _NODE = re.compile(r"node '([^']*)'")
 
 
@@ -197,8 +200,7 @@ def _outputs(
     """Preallocated outputs; ``acc_out.x`` is ``acc.x`` where the graph has such an input."""
     outputs = {}
     for name, port in graph.outputs.items():
-        role, out, rest = name.partition("_out.")
-        shared = inputs.get(f"{role}.{rest}") if out else None
+        shared = inputs.get(_IN_PLACE.sub(r"\1", name, count=1))
         outputs[name] = shared if shared is not None else engine.tensor(port.shape, port.dtype)
     return outputs
 
@@ -249,7 +251,7 @@ def _random(port: Port, seed: int) -> Array:
     if not np.issubdtype(port.dtype, np.floating):
         return np.zeros(port.shape, port.dtype)
     drawn: Array = np.random.default_rng(seed).standard_normal(port.shape).astype(port.dtype)
-    return np.abs(drawn) if port.name.startswith(("v.", "correction", "weight")) else drawn
+    return np.abs(drawn) if port.name.startswith(_POSITIVE) or port.name == "v" else drawn
 
 
 def main() -> int:

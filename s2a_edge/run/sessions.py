@@ -14,12 +14,14 @@ from s2a_edge.run.heap import trim_heap
 from s2a_edge.run.state import TrainingState
 from s2a_edge.run.step import TrainStep
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.errors import S2AError
+from s2a_edge.spec.errors import S2AError, UsageError
 from s2a_edge.spec.requirement import Requirement
 
 
 class Sessions:
     """Training and evaluation graph, made when first asked for; another micro-batch can follow.
+
+    The requirement says whether there is an evaluation graph: its session takes memory, run or not.
 
     A micro-batch brings sessions and an arena of its own: a session of a graph that does not run
     takes memory too (16 MiB of a ViT-S, as much as a fifth of what its largest step needs), and
@@ -57,6 +59,11 @@ class Sessions:
     def micro_batch(self) -> int:
         """Rows per run of the training graph."""
         return self.needed.micro_batch
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is an evaluation graph."""
+        return self._bundle.manifest.graphs.eval.file in self.needed.arenas
 
     @property
     def arena_limit_bytes(self) -> int:
@@ -112,16 +119,32 @@ class Sessions:
         Its session needs most and is made last: what the others keep in the arena then lies
         together at its start, and does not split the room that training needs in one piece.
         """
-        assert self.evaluator
+        assert not self.evaluates or self.evaluator
         manifest = self._bundle.manifest
         graph = next(g for g in manifest.graphs.train if g.batch == self.micro_batch)
         return TrainStep(self.engine, self._bundle.path, manifest, graph, self._state)
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluation graph."""
+        """The evaluation graph.
+
+        Raises:
+            UsageError: the requirement was made without one.
+        """
+        if not self.evaluates:
+            raise no_evaluation("evaluate")
         return Evaluator(self.engine, self._bundle.path, self._bundle.manifest, self._state)
 
     def load_all(self) -> None:
         """Make all sessions that there will be: see Engine.load on why none may come later."""
         assert self.train if self._training else self.evaluator
+
+
+def no_evaluation(where: str) -> UsageError:
+    """What was asked for takes a graph that is not loaded."""
+    return UsageError(
+        where=where,
+        expected="a trainer with its evaluation graph",
+        got="evaluation=False",
+        todo="make the Trainer without this argument",
+    )

@@ -1,10 +1,12 @@
 """Everything that training changes: parameters, accumulated gradients, optimizer state.
 
-One tensor per trainable and role, allocated once, bound to the graphs as input and output alike.
+One buffer per role, allocated once, of which each trainable is a piece; the training graph takes
+the pieces, as input and output alike, the optimizer one chunk of all buffers after the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.spec.errors import CheckpointError
 from s2a_edge.spec.manifest import Trainable
+from s2a_edge.spec.state_layout import state_layout
 
 SLOTS: Mapping[str, tuple[str, ...]] = {"adamw": ("m", "v"), "sgd": ("m",)}
 """Optimizer -> roles of its state: first moment (or momentum) m, second moment v."""
@@ -31,16 +34,31 @@ class TrainingState:
     ) -> None:
         self.slots = SLOTS[optimizer]
         self.names = tuple(t.name for t in trainables)
-        self._tensors = {
-            f"{role}.{t.name}": DeviceTensor(tuple(t.shape), np.float32, provider)
+        self.layout = state_layout((t.name, math.prod(t.shape), t.decay) for t in trainables)
+        self._buffers = {
+            role: DeviceTensor((self.layout.elements,), np.float32, provider)
             for role in ("param", "acc", *self.slots)
+        }
+        self._tensors = {
+            f"{role}.{t.name}": buffer.part(self.layout.first[t.name], tuple(t.shape))
+            for role, buffer in self._buffers.items()
             for t in trainables
         }
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors: (2 + slots) x 4 bytes per trained number."""
-        return sum(tensor.size_bytes for tensor in self._tensors.values())
+        """Bytes of all buffers: (2 + slots) x 4 bytes per trained number, and what aligns them."""
+        return sum(buffer.size_bytes for buffer in self._buffers.values())
+
+    def chunk(self, first: int, *roles: str) -> dict[str, DeviceTensor]:
+        """The optimizer's operands by role: float32 [chunk_elements], from element ``first`` on."""
+        shape = (self.layout.chunk_elements,)
+        return {role: self._buffers[role].part(first, shape) for role in roles}
+
+    def gradients(self) -> Array:
+        """All accumulated gradients, float32 [elements]; on the CPU the memory itself."""
+        buffer = self._buffers["acc"]
+        return buffer.read() if buffer.host is None else buffer.host
 
     def inputs(self, *roles: str) -> dict[str, DeviceTensor]:
         """Tensors by input port: ``param.head.bias`` for the role ``param``."""
@@ -54,19 +72,35 @@ class TrainingState:
 
     def zero_accumulators(self) -> None:
         """Forget all gradients, as after every optimizer step."""
-        for tensor in self.inputs("acc").values():
-            tensor.zero()
+        self._buffers["acc"].zero()
 
     def read(self, role: str) -> dict[str, Array]:
         """Copies of one role's tensors by trainable."""
-        return {name: self._tensors[f"{role}.{name}"].read() for name in self.names}
+        return {name: array.copy() for name, array in self._arrays(role).items()}
+
+    def _arrays(self, role: str) -> dict[str, Array]:
+        """One role's tensors by trainable, on the CPU the memory itself."""
+        buffer = self._buffers[role]
+        return self._pieces(buffer.read() if buffer.host is None else buffer.host, role)
+
+    def _pieces(self, buffer: Array, role: str) -> dict[str, Array]:
+        shapes = {name: self._tensors[f"{role}.{name}"].shape for name in self.names}
+        first = self.layout.first
+        return {name: buffer[first[name] : first[name] + math.prod(shape)].reshape(shape)
+                for name, shape in shapes.items()}
 
     def snapshot(self) -> dict[str, Array]:
         """Copies of parameters and optimizer state, keyed ``param.NAME``, ``m.NAME``, ``v.NAME``.
 
         Accumulators are left out: a snapshot is taken between optimizer steps.
         """
-        return {key: tensor.read() for key, tensor in self.inputs("param", *self.slots).items()}
+        roles = ("param", *self.slots)
+        return {f"{role}.{n}": a for role in roles for n, a in self.read(role).items()}
+
+    def kept(self) -> dict[str, Array]:
+        """What a checkpoint holds, keyed as in :meth:`snapshot`; on the CPU the memory itself."""
+        roles = ("param", *self.slots)
+        return {f"{role}.{n}": a for role in roles for n, a in self._arrays(role).items()}
 
     def restore(self, values: Mapping[str, Array], *, where: str = "snapshot") -> None:
         """Take over a snapshot and forget all gradients.
@@ -88,8 +122,12 @@ class TrainingState:
                 got=f"differences in {len(differing)}: {', '.join(differing[:5])}",
                 todo="resume with the bundle that the run was started with",
             )
-        for key, tensor in own.items():
-            tensor.write(values[key])
+        for role in ("param", *self.slots):
+            buffer = self._buffers[role]
+            host = np.zeros(buffer.shape, np.float32) if buffer.host is None else buffer.host
+            for name, piece in self._pieces(host, role).items():
+                piece[...] = values[f"{role}.{name}"]
+            buffer.write(host)
         self.zero_accumulators()
 
     def load_parameters(self, values: Mapping[str, Array], *, where: str) -> None:

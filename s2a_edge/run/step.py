@@ -17,6 +17,7 @@ from s2a_edge.run.engine import Engine
 from s2a_edge.run.hyperparameters import Hyperparameters
 from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.metrics import correct
+from s2a_edge.run.optimizer_step import OptimizerStep
 from s2a_edge.run.samples import check_inputs, check_targets, full_batch_needed
 from s2a_edge.run.state import TrainingState
 from s2a_edge.spec.errors import BudgetError, DataError, NonFiniteLossError
@@ -77,20 +78,14 @@ class TrainStep:
         self.effective_batch = manifest.recipe.effective_batch
         self.state = state
         self._task = task
-        self._optimizer_kind = manifest.recipe.optimizer
         self.inputs = BatchInputs(engine, manifest.inputs, graph.batch)
         ports = loss_inputs(task.loss, graph.batch, task.classes)
         self._loss_inputs = {name: engine.tensor(shape) for name, shape in ports.items()}
         ports = training_outputs(task, graph.batch)
         self._outputs = {name: engine.tensor(shape) for name, shape in ports.items()}
         # Before the training graph: see Trainer on the order of sessions.
-        scalars = Hyperparameters().scalars(self._optimizer_kind, lr=0.0, step=0)
-        self._scalars = {name: engine.tensor(()) for name in scalars}
-        self._grad_norm = engine.tensor(())
-        self._optimizer = engine.load(folder / manifest.graphs.optimizer.file)
-        self._optimizer.bind(
-            {**state.inputs("param", "acc", *state.slots), **self._scalars},
-            {**state.outputs("param", *state.slots), "grad_norm": self._grad_norm},
+        self._optimizer = OptimizerStep(
+            engine, folder / manifest.graphs.optimizer.file, manifest.recipe.optimizer, state
         )
         self._train = engine.load(folder / graph.file)
         self._train.bind(
@@ -166,15 +161,12 @@ class TrainStep:
             NonFiniteLossError: the norm is NaN or infinite; parameters and state are unchanged.
             BudgetError: the arena is exhausted; parameters may be partly updated.
         """
-        for name, value in settings.scalars(self._optimizer_kind, lr, step).items():
-            self._scalars[name].write(value)
         try:
-            self._optimizer.run(whole=True)
+            grad_norm = self._optimizer.run(lr, step, settings)
         except BudgetError as error:
             raise placed(error, where) from error
         finally:
             self.state.zero_accumulators()
-        grad_norm = float(self._grad_norm.read())
         if not math.isfinite(grad_norm):
             raise _not_finite(where, "gradient norm", grad_norm)
         return grad_norm
@@ -189,9 +181,7 @@ class TrainStep:
         """
         for tensor in (*self.inputs.tensors.values(), *self._loss_inputs.values()):
             tensor.zero()
-        for name, value in settings.scalars(self._optimizer_kind, lr=0.0, step=0).items():
-            self._scalars[name].write(value)
-        self._optimizer.run()
+        self._optimizer.rehearse(settings)
         self._train.run()
 
     def run(

@@ -20,7 +20,7 @@ from s2a_edge.run.kernel_choice import kernel_library
 from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.report import OnProgress, RunSummary
 from s2a_edge.run.run_folder import RunFolder, refuse_existing
-from s2a_edge.run.sessions import Sessions
+from s2a_edge.run.sessions import Sessions, no_evaluation
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.run.start import (
     new_record,
@@ -54,6 +54,8 @@ class Trainer(TunedModel):
         training: False: for evaluation and export alone; the training graph is never loaded.
         kernels: ``"native"``: the form of the step with kernels in C, ``"portable"``: the other,
             ``"auto"``: native where this machine can compile them.
+        evaluation: False: nothing will be evaluated or validated; the evaluation graph is neither
+            loaded nor counted.
         headroom_bytes: memory of the machine, and of the control group, that must stay free while
             training; None: two percent, within 8 and 256 MiB; 0: nothing is watched but the budget.
 
@@ -79,13 +81,14 @@ class Trainer(TunedModel):
         training: bool = True,
         kernels: Kernels = "auto",
         headroom_bytes: int | None = None,
+        evaluation: bool = True,
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.budget_bytes = budget_bytes
         self.seed = seed
         require_compatible(opened.manifest.compat, provider)
         return_freed_memory()
-        self._setting = memory_check.measure_setting(provider, threads)
+        self._setting = memory_check.measure_setting(provider, threads, evaluation=evaluation)
         library = kernel_library(opened, kernels, provider) if training else None
         needed = memory_check.choose_form(
             opened, budget_bytes, micro_batch, self._setting, kernels, native=library is not None
@@ -232,7 +235,8 @@ class Trainer(TunedModel):
             BudgetError: it does not fit, or did not while running; the last checkpoint is intact.
             NonFiniteLossError: training diverged; the last checkpoint is kept.
             CheckpointError: ``out`` cannot be resumed with this bundle, data or settings.
-            UsageError: a number is out of its range, or ``out`` holds a run and ``resume`` is off.
+            UsageError: a number is out of its range, ``out`` holds a run and ``resume`` is off, or
+                ``val`` is given to a trainer without evaluation.
             DataError: the data cannot be used.
             StorageError: ``out`` cannot be written.
         """
@@ -258,6 +262,8 @@ class Trainer(TunedModel):
             patience=patience,
         )
         require_suitable(settings, task, has_val=val is not None)
+        if val is not None and not self._setting.evaluation:
+            raise no_evaluation("val")
         plan = FitPlan(
             data=opened,
             val=None if val is None else self._open(val),

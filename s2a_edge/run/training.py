@@ -109,7 +109,7 @@ class Training:
         return Fit(
             self._plan,
             sessions.train,
-            sessions.evaluator,
+            sessions.evaluator if sessions.evaluates else None,
             self._folder,
             self._guard,
             self._stop,
@@ -152,7 +152,8 @@ class Training:
         where = f"rehearsal before epoch {position.epoch + 1}, step {position.step + 1}"
         try:
             train = self._sessions.train
-            self._sessions.evaluator.rehearse()
+            if self._sessions.evaluates:
+                self._sessions.evaluator.rehearse()
             train.rehearse(plan.settings.optimizer)
             guard.check("memory guard")
         except BudgetError as error:

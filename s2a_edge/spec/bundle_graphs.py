@@ -117,14 +117,11 @@ def _inference_signature(manifest: Manifest) -> _Signature:
 def _optimizer_signature(manifest: Manifest) -> _Signature:
     is_adamw = manifest.recipe.optimizer == "adamw"
     states = ("m", "v") if is_adamw else ("m",)
-    scalars = ("lr", "weight_decay", "max_norm", *(_ADAMW_SCALARS if is_adamw else _SGD_SCALARS))
+    scalars = ("lr", "weight_decay", "clip", *(_ADAMW_SCALARS if is_adamw else _SGD_SCALARS))
+    chunk = manifest.state_layout.chunk_elements
     inputs = [_float(scalar) for scalar in scalars]
-    outputs = [_float("grad_norm"), *_per_trainable(manifest, "param_out")]
-    for prefix in ("param", "acc", *states):
-        inputs += _per_trainable(manifest, prefix)
-    for state in states:
-        outputs += _per_trainable(manifest, f"{state}_out")
-    return inputs, outputs
+    inputs += [_float(role, chunk) for role in ("param", "acc", *states)]
+    return inputs, [_float(f"{role}_out", chunk) for role in ("param", *states)]
 
 
 def _data_inputs(manifest: Manifest, batch: int) -> list[ValueFacts]:

@@ -8,6 +8,7 @@ checked in :mod:`s2a_edge.spec.manifest_checks`. A manifest that cannot be read 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -44,11 +45,12 @@ from s2a_edge.spec.manifest_types import (
     WeightDType,
 )
 from s2a_edge.spec.memory_plan import MAX_BYTES, ByteCount, Evidence, MemoryPlan, Name
+from s2a_edge.spec.state_layout import StateLayout, state_layout
 from s2a_edge.spec.strict_json import Length, Matches, Span, refuse
 
 MANIFEST_NAME = "manifest.json"
 FORMAT: Final = "s2a-bundle"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # 1 had an optimizer graph of one node set for each trainable
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 
@@ -135,7 +137,7 @@ class InferGraph:
 
 @dataclass(frozen=True)
 class OptimizerGraph:
-    """The update of all trainables."""
+    """The update of one chunk of all trainables (:mod:`s2a_edge.spec.state_layout`)."""
 
     file: FileName
     plan: MemoryPlan
@@ -165,7 +167,7 @@ class Manifest:
     """All of ``manifest.json``; the fields are explained where their classes are."""
 
     format: Literal["s2a-bundle"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     created: Annotated[
         str,
         Matches(
@@ -216,6 +218,11 @@ class Manifest:
         if len(text) > MAX_MANIFEST_BYTES:
             refuse(MANIFEST_NAME, f"at most {MAX_MANIFEST_BYTES} bytes", str(len(text)))
         return text
+
+    @property
+    def state_layout(self) -> StateLayout:
+        """Where trainables stand in training's flat buffers."""
+        return state_layout((t.name, math.prod(t.shape), t.decay) for t in self.trainables)
 
     def files(self) -> tuple[str, ...]:
         """Names of all files the bundle holds besides the manifest and ``SHA256SUMS``."""

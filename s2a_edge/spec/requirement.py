@@ -6,7 +6,8 @@ the arena, the trainable tensors, the input pipeline, and the frozen weights tha
 says whether it was *measured* (at pack time, or by the caller on this device) or *planned*.
 
 All sessions of the process share one arena and run one after another, so it must hold the largest
-of the train, eval and optimizer plans, not their sum. Everything else is held side by side.
+of the train, eval and optimizer plans, not their sum. Everything else is held side by side. The
+evaluation graph counts unless the caller says that there is no validation (``Setting``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from enum import Enum
 from typing import Literal
 
 from s2a_edge.spec.errors import UsageError
-from s2a_edge.spec.manifest import BatchGraph, Manifest
+from s2a_edge.spec.manifest import BatchGraph, Manifest, OptimizerGraph
 from s2a_edge.spec.manifest_checks import ITEM_BYTES
 from s2a_edge.spec.task_ports import loss_inputs, training_outputs
 from s2a_edge.spec.units import MIB
@@ -138,6 +139,7 @@ class Setting:
         threads: threads of one operator; None: as many as the plan is for.
         onnxruntime: major and minor number of the version; None: a recent one. On the CPU some
             versions need a larger arena.
+        evaluation: the evaluation graph is loaded too; training without validation data is not.
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -146,6 +148,7 @@ class Setting:
     prefetch: bool = True
     threads: int | None = None
     onnxruntime: tuple[int, int] | None = None
+    evaluation: bool = True
 
 
 DEFAULT_SETTING = Setting()
@@ -165,14 +168,12 @@ def requirement(
         UsageError: the bundle has no train graph of that micro-batch.
     """
     train = _train_graph(manifest, micro_batch)
-    graphs = manifest.graphs
-    plans = {train.file: train.plan, graphs.eval.file: graphs.eval.plan}
-    plans[graphs.optimizer.file] = graphs.optimizer.plan
+    plans = {graph.file: graph.plan for graph in _loaded(manifest, train, setting)}
     version = setting.onnxruntime if setting.provider == "cpu" else None
     limits = {file: x.arena_limit_bytes(setting.threads, version) for file, x in plans.items()}
     largest = max(limits, key=lambda file: limits[file])
     arena_bytes = limits[largest]
-    param_bytes = sum(trainable.size_bytes for trainable in manifest.trainables)
+    param_bytes = manifest.state_layout.size_bytes
     states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
     lines = [
         *_runtime_lines(manifest, train, setting),
@@ -211,12 +212,20 @@ def _train_graph(manifest: Manifest, micro_batch: int | None) -> BatchGraph:
     )
 
 
+def _loaded(
+    manifest: Manifest, train: BatchGraph, setting: Setting
+) -> tuple[BatchGraph | OptimizerGraph, ...]:
+    """The graphs that a training process makes sessions of."""
+    graphs = manifest.graphs
+    return (train, *([graphs.eval] if setting.evaluation else []), graphs.optimizer)
+
+
 def _runtime_lines(
     manifest: Manifest, train: BatchGraph, setting: Setting
 ) -> tuple[RequirementLine, ...]:
-    """Python and onnxruntime, the three sessions, and what a rehearsal found on top."""
-    graphs = manifest.graphs
-    evidence = (train.evidence, graphs.eval.evidence, graphs.optimizer.evidence)
+    """Python and onnxruntime, the sessions, and what a rehearsal found on top."""
+    evidence = [graph.evidence for graph in _loaded(manifest, train, setting)]
+    named = "train, eval, optimizer" if setting.evaluation else "train, optimizer"
     base_bytes = max(one.runtime_base_bytes for one in evidence)
     how: How = "measured at pack time"
     growth_bytes = PIPELINE_BYTES
@@ -227,7 +236,7 @@ def _runtime_lines(
     return (
         RequirementLine("Python and onnxruntime", base_bytes, how, LineKind.RUNTIME),
         RequirementLine(
-            "sessions (train, eval, optimizer)",
+            f"sessions ({named})",
             sessions_bytes,
             "measured at pack time",
             LineKind.SESSIONS,
@@ -237,34 +246,33 @@ def _runtime_lines(
         ),
         RequirementLine(
             "beyond the plan",
-            _beyond_plan(manifest, train),
+            _beyond_plan(manifest, train, setting),
             "measured at pack time",
             LineKind.OTHER,
         ),
     )
 
 
-def _beyond_plan(manifest: Manifest, train: BatchGraph) -> int:
+def _beyond_plan(manifest: Manifest, train: BatchGraph, setting: Setting) -> int:
     """The most by which a rehearsal's process exceeded the parts that are known of it.
 
     Evidence counts resident memory without the mapped weights; so do the parts here.
     """
     graphs = manifest.graphs
     param_bytes = sum(trainable.size_bytes for trainable in manifest.trainables)
+    loaded = _loaded(manifest, train, setting)
     states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
     row_bytes = _row_bytes(manifest)
     train_bytes = 2 * param_bytes + train.batch * row_bytes
     eval_bytes = param_bytes + graphs.eval.batch * row_bytes
-    optimizer_bytes = (2 + states) * param_bytes
-    rehearsed = (
-        (train.plan, train.evidence, train_bytes),
-        (graphs.eval.plan, graphs.eval.evidence, eval_bytes),
-        (graphs.optimizer.plan, graphs.optimizer.evidence, optimizer_bytes),
-    )
+    optimizer_bytes = (2 + states) * 4 * manifest.state_layout.chunk_elements
+    bound = {train.file: train_bytes, graphs.eval.file: eval_bytes,
+             graphs.optimizer.file: optimizer_bytes}
     beyond = (
-        seen.process_peak_bytes
-        - (seen.runtime_base_bytes + seen.session_bytes + plan.arena_bytes + bound_bytes)
-        for plan, seen, bound_bytes in rehearsed
+        graph.evidence.process_peak_bytes
+        - (graph.evidence.runtime_base_bytes + graph.evidence.session_bytes
+           + graph.plan.arena_bytes + bound[graph.file])
+        for graph in loaded
     )
     return max(0, *beyond)
 
@@ -272,7 +280,8 @@ def _beyond_plan(manifest: Manifest, train: BatchGraph) -> int:
 def _weight_lines(manifest: Manifest, setting: Setting) -> tuple[RequirementLine, ...]:
     file_bytes = max((x.offset + x.size_bytes for x in manifest.weights), default=0)
     # The train and the eval session each hold a copy on CUDA; the optimizer reads no weights.
-    copies_bytes = 2 * file_bytes if setting.provider == "cuda" else 0
+    copies = (2 if setting.evaluation else 1) if setting.provider == "cuda" else 0
+    copies_bytes = copies * file_bytes
     label = f"frozen weights ({manifest.frozen.storage}), mapped"
     return (
         RequirementLine(label, file_bytes, "planned", LineKind.WEIGHTS),
@@ -294,7 +303,8 @@ def _row_bytes(manifest: Manifest) -> int:
 def _input_lines(
     manifest: Manifest, train: BatchGraph, setting: Setting
 ) -> tuple[RequirementLine, ...]:
-    rows = max(train.batch, manifest.graphs.eval.batch) * (2 if setting.prefetch else 1)
+    evaluated = manifest.graphs.eval.batch if setting.evaluation else 0
+    rows = max(train.batch, evaluated) * (2 if setting.prefetch else 1)
     has_images = manifest.preprocessing is not None and manifest.preprocessing.kind == "image"
     image_bytes = setting.decoded_image_bytes if has_images else 0
     return (

@@ -55,6 +55,16 @@ def test_the_total_is_the_edge(bundle: Path) -> None:
     assert short.stderr.startswith("error: training with micro-batch 1: expected at least")
 
 
+def test_without_validation_its_session_is_not_counted(bundle: Path) -> None:
+    with_val, without = (
+        json.loads(_check(bundle, "--json", option).stdout)["requirements"][0]
+        for option in ("--val", "--no-val")
+    )
+    assert without["total_bytes"] < with_val["total_bytes"]
+    assert [p["phase"] for p in with_val["phases"]][1] == "evaluation"
+    assert "evaluation" not in [p["phase"] for p in without["phases"]]
+
+
 def test_takes_the_largest_micro_batch_that_fits(bundle: Path) -> None:
     between = _needs(bundle, 1)
     assert between < _needs(bundle, 2)

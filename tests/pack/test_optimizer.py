@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 
 from s2a_edge.pack.adapt import Trainable
 from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.optimizer import SCALARS, STATES, optimizer_model
 from s2a_edge.spec.errors import UsageError
 from tests.pack.compiled import Arrays, run, session
+from tests.pack.updating import Update
 
 STEPS = 10
 OFF = 3.4e38
@@ -55,7 +57,7 @@ class Ours:
 
     def __init__(self, kind: str, settings: Mapping[str, float]) -> None:
         self.kind, self.settings, self.step_number = kind, dict(settings), 0
-        self.session: Any = session(optimizer_model(TRAINABLES, kind))
+        self.update = Update(TRAINABLES, kind)
         self.values: Arrays = {f"param.{t.name}": t.initial for t in TRAINABLES}
         self.values |= {f"{state}.{t.name}": np.zeros_like(t.initial)
                         for t in TRAINABLES for state in STATES[kind]}
@@ -67,11 +69,9 @@ class Ours:
         if self.kind == "adamw":
             for n in ("1", "2"):
                 scalars[f"correction{n}"] = 1 - scalars[f"beta{n}"] ** self.step_number
-        feeds = {**self.values, **{f"acc.{n}": g for n, g in gradients.items()},
-                 **{n: np.asarray(scalars[n], np.float32) for n in SCALARS[self.kind]}}
-        made = run(self.session, feeds)
-        self.norm = float(made.pop("grad_norm"))
-        self.values = {name.replace("_out.", "."): value for name, value in made.items()}
+        self.values = self.update(
+            {**self.values, **{f"acc.{n}": g for n, g in gradients.items()}}, scalars)
+        self.norm = self.update.norm
 
 
 def _torch(kind: str, settings: Mapping[str, float], gradients: Iterator[dict[str, np.ndarray]],
@@ -157,41 +157,42 @@ def test_huge_and_vanishing_gradients_stay_finite(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_inputs_and_outputs_are_those_of_the_contract(kind: str) -> None:
-    graph = optimizer_model(TRAINABLES, kind).graph
-    stems = ["param", *STATES[kind]]
-    assert {v.name for v in graph.inputs} == {
-        *(f"{s}.{t.name}" for t in TRAINABLES for s in (*stems, "acc")), *SCALARS[kind]}
-    assert {v.name for v in graph.outputs} == {
-        "grad_norm", *(f"{s}_out.{t.name}" for t in TRAINABLES for s in stems)}
+    graph = optimizer_model(128, kind).graph
+    roles = ["param", *STATES[kind]]
+    assert {v.name for v in graph.inputs} == {*roles, "acc", *SCALARS[kind]}
+    assert {v.name for v in graph.outputs} == {f"{role}_out" for role in roles}
+    assert {shape_of(v) for v in graph.outputs} == {(128,)}
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_updates_come_last_so_that_they_may_be_in_place(kind: str) -> None:
-    model = optimizer_model(TRAINABLES, kind)
+    model = optimizer_model(64, kind)
     check_emitted(model)
+    rng = np.random.default_rng(3)
+    values = {role: np.abs(rng.standard_normal(64)).astype(np.float32)
+              for role in ("param", "acc", *STATES[kind])}
+    values |= {n: np.asarray(0.5, np.float32) for n in SCALARS[kind]}
     made = session(model)
-    ours = Ours(kind, SETTINGS[kind])
-    gradients = next(_gradients())
-    ours.step(gradients)
-    scalars = {**SETTINGS[kind], "correction1": 1 - 0.9, "correction2": 1 - 0.99}
+    expected = run(made, values)
+    bound = {n: ort.OrtValue.ortvalue_from_numpy(v.copy()) for n, v in values.items()}
     binding = made.io_binding()
-    import onnxruntime as ort
-
-    tensors = {f"param.{t.name}": t.initial for t in TRAINABLES}
-    tensors |= {f"{s}.{t.name}": np.zeros_like(t.initial) for t in TRAINABLES for s in STATES[kind]}
-    tensors |= {f"acc.{n}": g for n, g in gradients.items()}
-    tensors |= {n: np.asarray(scalars[n], np.float32) for n in SCALARS[kind]}
-    tensors["grad_norm"] = np.zeros((), np.float32)
-    bound = {n: ort.OrtValue.ortvalue_from_numpy(v.copy()) for n, v in tensors.items()}
     for port in made.get_inputs():
         binding.bind_ortvalue_input(port.name, bound[port.name])
     for port in made.get_outputs():
-        binding.bind_ortvalue_output(port.name, bound[port.name.replace("_out.", ".")])
+        binding.bind_ortvalue_output(port.name, bound[port.name.removesuffix("_out")])
     made.run_with_iobinding(binding)
-    for name, expected in ours.values.items():
-        np.testing.assert_array_equal(bound[name].numpy(), expected, err_msg=name)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(bound[name.removesuffix("_out")].numpy(), value)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_nothing_is_written_before_all_of_a_chunks_memory_was_taken(kind: str) -> None:
+    """An arena that is exhausted must not leave a moment updated and its parameter not."""
+    nodes = list(optimizer_model(64, kind).graph)
+    writing = [n.op_type for n in nodes if any(v.is_graph_output() for v in n.outputs)]
+    assert [n.op_type for n in nodes[-len(writing):]] == writing == ["Identity"] * len(writing)
 
 
 def test_unknown_optimizers_are_refused() -> None:
     with pytest.raises(UsageError, match="adamw or sgd"):
-        optimizer_model(TRAINABLES, "lion")
+        optimizer_model(64, "lion")

@@ -16,7 +16,6 @@ from s2a_edge.pack.build import PackReport, pack
 from s2a_edge.pack.capture import capture
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.graph import shape_of
-from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.run.finished_run import evaluate_run, export_run
 from s2a_edge.run.metrics import LossResult
@@ -24,6 +23,7 @@ from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.errors import DataError, SourceError, UnsupportedOperatorError, UsageError
 from tests.pack.compiled import run, session
 from tests.pack.own_loss import CLASSES, INPUT, LOSSES, WithLoss, export
+from tests.pack.updating import Update
 
 BATCH, MICRO = 4, 2
 OPTIONS: dict[str, Any] = {"loss": "output", "loss_output": "loss", "effective_batch": BATCH,
@@ -64,8 +64,7 @@ def torchs(module: WithLoss, batch: dict[str, np.ndarray]) -> torch.Tensor:
 def test_ten_steps_follow_torchs(files: Path, name: str) -> None:
     made = compiled(files / f"{name}.onnx")
     assert {t.name for t in made.trainables} == TRAINED  # not of the branch that the loss ignores
-    train, update = session(made.steps[MICRO].model), session(
-        optimizer_model(made.trainables, "sgd"))
+    train, update = session(made.steps[MICRO].model), Update(made.trainables, "sgd")
     module = WithLoss(LOSSES[name][0]).requires_grad_(False)
     own = {n: module.get_parameter(n).requires_grad_() for n in TRAINED}
     optimizer = torch.optim.SGD(own.values(), lr=0.1, momentum=0.9)
@@ -84,8 +83,7 @@ def test_ten_steps_follow_torchs(files: Path, name: str) -> None:
             losses.append(float(out.pop("loss")))
             state |= {k.replace("_out.", "."): v for k, v in out.items()}
         ours.append(sum(losses))
-        out = run(update, {**state, **{k: np.asarray(v, np.float32) for k, v in scalars.items()}})
-        state |= {k.replace("_out.", "."): v for k, v in out.items() if k != "grad_norm"}
+        state |= update(state, scalars)
         state |= {k: np.zeros_like(v) for k, v in state.items() if k.startswith("acc.")}
         optimizer.zero_grad()
         loss = torchs(module, batch)

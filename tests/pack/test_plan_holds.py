@@ -80,7 +80,7 @@ def test_plan_holds_for_every_adapter(name: str, adapters: tuple[str, ...], tmp_
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_plan_holds_for_the_optimizer(optimizer: str, tmp_path: Path) -> None:
-    _holds(optimizer_model(compiled("tiny_resnet", bits=4).trainables, optimizer), tmp_path, 1)
+    _holds(optimizer_model(4096, optimizer), tmp_path, 1)
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from s2a_edge.pack.compile import Compiled
-from s2a_edge.pack.optimizer import STATES, optimizer_model
+from s2a_edge.pack.optimizer import STATES
 from tests.pack import models
 from tests.pack.compiled import batch_of, compiled, run, session
 from tests.pack.torch_twin import TorchTwin
+from tests.pack.updating import Update
 from tests.parity.tolerances import COMPRESSED_CURVE, CURVE
 
 STEPS = 10
@@ -28,7 +29,7 @@ def _batches(made: Compiled) -> list[dict[str, np.ndarray]]:
 
 
 def _ours(made: Compiled, kind: str) -> tuple[list[float], dict[str, np.ndarray]]:
-    train, optimizer = session(made.steps[4].model), session(optimizer_model(made.trainables, kind))
+    train, update = session(made.steps[4].model), Update(made.trainables, kind)
     parameters = {f"param.{t.name}": t.initial for t in made.trainables}
     zeros = {f"acc.{t.name}": np.zeros_like(t.initial) for t in made.trainables}
     states = {f"{s}.{t.name}": np.zeros_like(t.initial) for t in made.trainables
@@ -41,9 +42,8 @@ def _ours(made: Compiled, kind: str) -> tuple[list[float], dict[str, np.ndarray]
         if kind == "adamw":
             scalars |= {f"correction{n}": 1 - scalars[f"beta{n}"] ** number for n in (1, 2)}
         feeds = {**parameters, **states,
-                 **{k.replace("_out.", "."): v for k, v in made_here.items() if "acc_out" in k},
-                 **{k: np.asarray(v, np.float32) for k, v in scalars.items()}}
-        updated = {k.replace("_out.", "."): v for k, v in run(optimizer, feeds).items()}
+                 **{k.replace("_out.", "."): v for k, v in made_here.items() if "acc_out" in k}}
+        updated = update(feeds, scalars)
         parameters = {k: updated[k] for k in parameters}
         states = {k: updated[k] for k in states}
     return losses, parameters

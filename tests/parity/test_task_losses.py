@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from s2a_edge.pack.compile import Compiled
-from s2a_edge.pack.optimizer import STATES, optimizer_model
+from s2a_edge.pack.optimizer import STATES
 from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.manifest import Task
@@ -17,6 +17,7 @@ from s2a_edge.spec.task_ports import LOSS, Loss
 from tests.pack import models
 from tests.pack.compiled import LABELS, compiled, images, run, session
 from tests.pack.torch_twin import TorchTwin
+from tests.pack.updating import Update
 from tests.parity.tolerances import COMPRESSED_CURVE, CURVE
 
 STEPS, BATCH, MICRO, CLASSES = 10, 6, 4, len(LABELS)  # the second micro-batch of a step is ragged
@@ -49,8 +50,7 @@ def targets_of(loss: Loss, step: int) -> np.ndarray:
 
 
 def ours(made: Compiled, inputs: LossInputs, kind: str, scalars: dict[str, float]) -> list[float]:
-    train, update = session(made.steps[MICRO].model), session(
-        optimizer_model(made.trainables, kind))
+    train, update = session(made.steps[MICRO].model), Update(made.trainables, kind)
     state = {f"{role}.{t.name}": np.zeros_like(t.initial) for t in made.trainables
              for role in ("acc", *STATES[kind])}
     state |= {f"param.{t.name}": t.initial for t in made.trainables}
@@ -71,8 +71,7 @@ def ours(made: Compiled, inputs: LossInputs, kind: str, scalars: dict[str, float
         numbers = dict(scalars)
         if kind == "adamw":
             numbers |= {f"correction{n}": 1 - numbers[f"beta{n}"] ** (step + 1) for n in (1, 2)}
-        out = run(update, {**state, **{k: np.asarray(v, np.float32) for k, v in numbers.items()}})
-        state |= {k.replace("_out.", "."): v for k, v in out.items() if "_out." in k}
+        state |= update(state, numbers)
         state |= {k: np.zeros_like(v) for k, v in state.items() if k.startswith("acc.")}
     return losses
 

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from s2a_edge.run.checkpoint import read_checkpoint
+from s2a_edge.run.engine import Engine
+from s2a_edge.run.graph import Graph
 from s2a_edge.run.report import Progress, RunSummary
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.errors import CheckpointError, DataError, UsageError
+from s2a_edge.spec.requirement import LineKind
 from tests.run.toy_bundle import write_samples, write_toy_bundle
 
 # What decides the bits of a run; times and memory differ between two runs of the same.
@@ -247,3 +250,29 @@ def test_numbers_out_of_range_are_refused_before_anything_is_made(
     with pytest.raises(UsageError):
         fit(**wrong)
     assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_without_validation_its_graph_is_neither_loaded_nor_counted(
+    toy: Path, train_npz: Path, val_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = Engine.load
+
+    def noted(engine: Engine, path: Path) -> Graph:
+        loaded.append(path.name)
+        return load(engine, path)
+
+    monkeypatch.setattr(Engine, "load", noted)
+    whole, lean = (Trainer(toy, seed=3, evaluation=evaluation) for evaluation in (True, False))
+    assert lean.requirement.of_kind(LineKind.SESSIONS) == 2 * 2 * 2**20
+    assert whole.requirement.of_kind(LineKind.SESSIONS) == 3 * 2 * 2**20
+    with pytest.raises(UsageError, match="evaluation=False"):
+        lean.fit(train_npz, val=val_npz, epochs=1, lr=0.05, out=tmp_path / "refused")
+    with pytest.raises(UsageError, match="evaluation=False"):
+        lean.evaluate(val_npz)
+    loaded.clear()
+    lean = Trainer(toy, seed=3, evaluation=False)
+    lean.fit(train_npz, epochs=2, lr=0.05, out=tmp_path / "lean")
+    assert loaded == ["optimizer.onnx", "train_b2.onnx"]
+    whole.fit(train_npz, epochs=2, lr=0.05, out=tmp_path / "whole")
+    assert records(tmp_path / "lean") == records(tmp_path / "whole")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from s2a_edge.run.hyperparameters import NO_CLIPPING, Hyperparameters
+from s2a_edge.run.hyperparameters import Hyperparameters
 from s2a_edge.run.settings import FitSettings, differences
 from s2a_edge.spec.errors import UsageError
 
@@ -57,11 +57,13 @@ def test_what_differs_is_named_with_both_values() -> None:
 def test_the_optimizer_graph_gets_bias_corrections_and_a_finite_clip() -> None:
     adamw = Hyperparameters(betas=(0.5, 0.75)).scalars("adamw", lr=0.1, step=1)
     assert (adamw["correction1"], adamw["correction2"]) == (0.75, 0.4375)
-    assert adamw["max_norm"] == NO_CLIPPING
-    assert Hyperparameters(max_norm=2.0).scalars("sgd", lr=0.1, step=0) == {
+    assert adamw["clip"] == Hyperparameters().clip(1e30) == 1.0
+    limited = Hyperparameters(max_norm=2.0)
+    assert [limited.clip(norm) for norm in (1.0, 8.0)] == [1.0, 0.25]
+    assert limited.scalars("sgd", lr=0.1, step=0, clip=0.25) == {
         "lr": 0.1,
         "weight_decay": 0.0,
-        "max_norm": 2.0,
+        "clip": 0.25,
         "momentum": 0.9,
     }
 

@@ -30,6 +30,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, MemoryKind, MemoryPlan
+from s2a_edge.spec.state_layout import StateLayout, state_layout
 from s2a_edge.spec.task_ports import Loss
 from tests.run import toy_graphs
 from tests.run.toy_graphs import FROZEN, TRAINABLES, ToySize
@@ -67,7 +68,7 @@ def write_toy_bundle(
         **{f"train_b{n}.onnx": toy_graphs.train_graph(size, n, loss) for n in micro_batches},
         "eval.onnx": toy_graphs.eval_graph(size, eval_batch, loss),
         "infer.onnx": toy_graphs.infer_graph(size),
-        "optimizer.onnx": toy_graphs.optimizer_graph(size, optimizer, DECAYED),
+        "optimizer.onnx": toy_graphs.optimizer_graph(_layout(size).chunk_elements, optimizer),
     }
     for name, model in graphs.items():
         (folder / name).write_bytes(model.SerializeToString())
@@ -79,6 +80,12 @@ def write_toy_bundle(
     (folder / "manifest.json").write_text(manifest.to_json())
     write_sums(folder)
     return folder
+
+
+def _layout(size: ToySize) -> StateLayout:
+    return state_layout(
+        (name, int(np.prod(size.shape(name))), name in DECAYED) for name in TRAINABLES
+    )
 
 
 def set_arenas(folder: Path, train: Mapping[int, int], other_bytes: int) -> Path:
@@ -162,7 +169,7 @@ def _manifest(
     )
     return Manifest(
         format="s2a-bundle",
-        format_version=1,
+        format_version=2,
         created="2026-01-31T12:00:00Z",
         tool_version="0.1.0",
         versions={"onnx": "1.23.0", "numpy": "2.4.0"},

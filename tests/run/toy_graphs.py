@@ -153,88 +153,52 @@ def infer_graph(size: ToySize) -> onnx.ModelProto:
     return _model("infer", _forward(), inputs, [_value("logits", (1, size.classes))], [])
 
 
-def optimizer_graph(size: ToySize, kind: str, decayed: tuple[str, ...]) -> onnx.ModelProto:
-    update = {"adamw": _adamw, "sgd": _sgd}[kind]
+def optimizer_graph(chunk: int, kind: str) -> onnx.ModelProto:
     slots = {"adamw": ("m", "v"), "sgd": ("m",)}[kind]
     scalars = {
         "adamw": ("beta1", "beta2", "eps", "correction1", "correction2"),
         "sgd": ("momentum",),
     }[kind]
-    nodes = []
-    for name in TRAINABLES:
-        nodes += [
-            _node("Mul", [f"acc.{name}", f"acc.{name}"], f"square.{name}"),
-            _node("ReduceSum", [f"square.{name}"], f"sum.{name}", keepdims=0),
-        ]
-    nodes += [
-        _node("Sum", [f"sum.{t}" for t in TRAINABLES], "sum"),
-        _node("Sqrt", ["sum"], "grad_norm"),
-        _node("IsNaN", ["grad_norm"], "norm_nan"),
-        _node("IsInf", ["grad_norm"], "norm_inf"),
-        _node("Or", ["norm_nan", "norm_inf"], "bad"),
-        _node("Add", ["grad_norm", "tiny"], "norm_positive"),
-        _node("Div", ["max_norm", "norm_positive"], "ratio"),
-        _node("Min", ["ratio", "one"], "clip"),
+    nodes = [
+        _node("Mul", ["acc", "clip"], "g"),
+        *{"adamw": _adamw, "sgd": _sgd}[kind](),
+        # param_new = param - lr * (direction + weight_decay * param)
+        _node("Mul", ["weight_decay", "param"], "decay"),
+        _node("Add", ["direction", "decay"], "decayed"),
+        _node("Mul", ["lr", "decayed"], "delta"),
+        _node("Sub", ["param", "delta"], "param_new"),
+        *(_node("Identity", [f"{role}_new"], f"{role}_out") for role in ("param", *slots)),
     ]
-    for name in TRAINABLES:
-        nodes += [
-            _node("Mul", [f"acc.{name}", "clip"], f"g.{name}"),
-            *update(name, name in decayed),
-        ]
-    for kept in ("param", *slots):
-        nodes += [
-            _node("Where", ["bad", f"{kept}.{t}", f"{kept}_new.{t}"], f"{kept}_out.{t}")
-            for t in TRAINABLES
-        ]
-    inputs = [v for kept in ("param", "acc", *slots) for v in _trainable_values(kept, size)]
-    inputs += [_value(s, ()) for s in ("lr", "weight_decay", "max_norm", *scalars)]
-    outputs = [v for kept in ("param", *slots) for v in _trainable_values(f"{kept}_out", size)]
-    return _model("optimizer", nodes, inputs, [*outputs, _value("grad_norm", ())], [])
+    inputs = [_value(role, (chunk,)) for role in ("param", "acc", *slots)]
+    inputs += [_value(s, ()) for s in ("lr", "weight_decay", "clip", *scalars)]
+    outputs = [_value(f"{role}_out", (chunk,)) for role in ("param", *slots)]
+    return _model("optimizer", nodes, inputs, outputs, [])
 
 
-def _adamw(t: str, decay: bool) -> list[onnx.NodeProto]:
+def _adamw() -> list[onnx.NodeProto]:
     return [
-        _node("Mul", ["beta1", f"m.{t}"], f"m_old.{t}"),
-        _node("Sub", ["one", "beta1"], f"one_minus_beta1.{t}"),
-        _node("Mul", [f"one_minus_beta1.{t}", f"g.{t}"], f"m_add.{t}"),
-        _node("Add", [f"m_old.{t}", f"m_add.{t}"], f"m_new.{t}"),
-        _node("Mul", ["beta2", f"v.{t}"], f"v_old.{t}"),
-        _node("Sub", ["one", "beta2"], f"one_minus_beta2.{t}"),
-        _node("Mul", [f"g.{t}", f"g.{t}"], f"g2.{t}"),
-        _node("Mul", [f"one_minus_beta2.{t}", f"g2.{t}"], f"v_add.{t}"),
-        _node("Add", [f"v_old.{t}", f"v_add.{t}"], f"v_new.{t}"),
-        _node("Div", [f"m_new.{t}", "correction1"], f"m_hat.{t}"),
-        _node("Div", [f"v_new.{t}", "correction2"], f"v_hat.{t}"),
-        _node("Sqrt", [f"v_hat.{t}"], f"v_root.{t}"),
-        _node("Add", [f"v_root.{t}", "eps"], f"v_safe.{t}"),
-        _node("Div", [f"m_hat.{t}", f"v_safe.{t}"], f"direction.{t}"),
-        *_apply(t, decay),
+        _node("Mul", ["beta1", "m"], "m_old"),
+        _node("Sub", ["one", "beta1"], "one_minus_beta1"),
+        _node("Mul", ["one_minus_beta1", "g"], "m_add"),
+        _node("Add", ["m_old", "m_add"], "m_new"),
+        _node("Mul", ["beta2", "v"], "v_old"),
+        _node("Sub", ["one", "beta2"], "one_minus_beta2"),
+        _node("Mul", ["g", "g"], "g2"),
+        _node("Mul", ["one_minus_beta2", "g2"], "v_add"),
+        _node("Add", ["v_old", "v_add"], "v_new"),
+        _node("Div", ["m_new", "correction1"], "m_hat"),
+        _node("Div", ["v_new", "correction2"], "v_hat"),
+        _node("Sqrt", ["v_hat"], "v_root"),
+        _node("Add", ["v_root", "eps"], "v_safe"),
+        _node("Div", ["m_hat", "v_safe"], "direction"),
     ]
 
 
-def _sgd(t: str, decay: bool) -> list[onnx.NodeProto]:
+def _sgd() -> list[onnx.NodeProto]:
     return [
-        _node("Mul", ["momentum", f"m.{t}"], f"m_old.{t}"),
-        _node("Add", [f"m_old.{t}", f"g.{t}"], f"m_new.{t}"),
-        _node("Identity", [f"m_new.{t}"], f"direction.{t}"),
-        *_apply(t, decay),
-    ]
-
-
-def _apply(t: str, decay: bool) -> list[onnx.NodeProto]:
-    """param_new = param - lr * (direction + weight_decay * param)."""
-    nodes = []
-    direction = f"direction.{t}"
-    if decay:
-        nodes = [
-            _node("Mul", ["weight_decay", f"param.{t}"], f"decay.{t}"),
-            _node("Add", [direction, f"decay.{t}"], f"decayed.{t}"),
-        ]
-        direction = f"decayed.{t}"
-    return [
-        *nodes,
-        _node("Mul", ["lr", direction], f"delta.{t}"),
-        _node("Sub", [f"param.{t}", f"delta.{t}"], f"param_new.{t}"),
+        _node("Mul", ["momentum", "m"], "m_old"),
+        _node("Add", ["m_old", "g"], "m_new"),
+        _node("Identity", ["m_new"], "direction"),
     ]
 
 

@@ -79,7 +79,7 @@ def manifest() -> Manifest:
     """Input x [n, 6] -> frozen backbone [6, 5] -> trained head [5, 3]."""
     return Manifest(
         format="s2a-bundle",
-        format_version=1,
+        format_version=2,
         created="2026-01-31T12:00:00Z",
         tool_version="0.1.0",
         versions={"onnx": "1.23.0", "numpy": "2.4.0"},
@@ -153,14 +153,11 @@ def models() -> dict[str, onnx.ModelProto]:
     inputs = [_value("x", 4, 6), *_per_trainable("param")]
     made["eval.onnx"] = model(inputs, [_value("logits", 4, 3)], [external_weight()])
     made["infer.onnx"] = model([_value("x", 1, 6)], [_value("logits", 1, 3)], [])
-    scalars = ["lr", "weight_decay", "max_norm", "beta1", "beta2", "eps"]
+    scalars = ["lr", "weight_decay", "clip", "beta1", "beta2", "eps"]
     scalars += ["correction1", "correction2"]
     inputs = [_value(s) for s in scalars]
-    for prefix in ("param", "acc", "m", "v"):
-        inputs += _per_trainable(prefix)
-    outputs = [_value("grad_norm")]
-    for prefix in ("param_out", "m_out", "v_out"):
-        outputs += _per_trainable(prefix)
+    inputs += [_value(role, 64) for role in ("param", "acc", "m", "v")]
+    outputs = [_value(role, 64) for role in ("param_out", "m_out", "v_out")]
     made["optimizer.onnx"] = model(inputs, outputs, [])
     return made
 

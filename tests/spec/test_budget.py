@@ -37,7 +37,7 @@ from s2a_edge.spec.memory_plan import THREAD_BYTES, Evidence, MemoryKind, Memory
 from s2a_edge.spec.requirement import PIPELINE_BYTES
 from s2a_edge.spec.units import MIB, parse_bytes
 
-PARAM_BYTES = 25_000 * 4
+PARAM_BYTES = 24_576 * 4
 IMAGE_BYTES = 3 * 32 * 32 * 4
 WEIGHT_BYTES = 10 * MIB + 4096
 
@@ -88,7 +88,7 @@ def manifest(
     )
     made = Manifest(
         format="s2a-bundle",
-        format_version=1,
+        format_version=2,
         created="2026-01-31",
         tool_version="0.1.0",
         versions={},
@@ -99,7 +99,7 @@ def manifest(
         ),
         task=Task("cross_entropy", 10, ()),
         recipe=Recipe(("bias",), bits, "store", "adamw", 8, tuple(arenas), None, 0),
-        trainables=(Trainable("b", (25_000,), "bias", "m", False, PARAM_BYTES),),
+        trainables=(Trainable("b", (24_576,), "bias", "m", False, PARAM_BYTES),),
         saved=(),
         weights=(
             WeightEntry("v", "float32", (1024,), 10 * MIB, 4096),

@@ -259,8 +259,8 @@ def test_manifests_of_the_first_release_are_read() -> None:
         ("compat.onnxruntime_min", "latest", "a version", "'latest'"),
         ("compat.providers[0]", "rocm", "one of cpu, cuda", "'rocm'"),
         ("versions", {"onnx": 1}, "a text", "1"),
-        ("format_version", 2, "1", "2"),
-        ("format_version", True, "1", "no version number"),
+        ("format_version", 1, "2", "1"),
+        ("format_version", True, "2", "no version number"),
         ("format", "zip", "s2a-bundle", "something else"),
     ],
 )
@@ -280,7 +280,7 @@ def test_wrong_values(path: str, value: object, expected: str, got: str) -> None
 
 def test_newer_versions_are_named_before_their_new_keys() -> None:
     text = changed((), lambda value: {**value, "format_version": 7, "shiny": 1})
-    with pytest.raises(BundleError, match=r"format_version: expected 1, got 7; use the s2a-edge"):
+    with pytest.raises(BundleError, match=r"format_version: expected 2, got 7; use the s2a-edge"):
         Manifest.from_json(text)
 
 
