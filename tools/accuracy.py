@@ -38,9 +38,11 @@ from tools.accuracy_task import Outcome, Task
 
 FEATURES = "/backbone/layernorm/Add_1_output_0"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 1.0}
-# Bits of saved values, then how frozen weights are kept where not as fp32.
+# Bits of saved values; how frozen weights are kept where not as fp32; "products" where one product
+# is run again instead of keeping what comes of it.
 CONFIGURATIONS = ("ours-32", "ours-16", "ours-8", "ours-4", "ours-2", "ours-auto",
-                  "ours-4-fp16", "ours-4-int8", "ours-4-int4", "torch")
+                  "ours-4-products", "ours-4-fp16", "ours-4-int8", "ours-4-int8-products",
+                  "ours-4-int4", "ours-4-int4-products", "torch")
 _ROOT = Path(__file__).resolve().parent.parent
 _BITS = {"torch": "32"}
 _COMPARED_IMAGES = 4
@@ -164,15 +166,18 @@ def _bundle(options: argparse.Namespace, kind: str, labels: tuple[str, ...],
     from s2a_edge.pack.options import PackOptions
 
     out: Path = options.out / "bundles" / f"bits{kind}"
-    bits, _, frozen = kind.partition("-")
+    bits, *others = kind.split("-")
+    frozen = next((word for word in others if word != "products"), "fp32")
     if not out.exists():
         chosen: dict[str, Any] = {} if bits == "auto" else {"bits": int(bits)}
-        chosen["frozen"] = frozen or "fp32"
+        chosen["frozen"] = frozen
+        if "products" in others:
+            chosen["recompute"] = "products"
         if bits == "auto":
             uniform = _saved_bytes(_bundle(options, "4", labels, images))
             chosen |= {"bits": "auto", "calibration": images,
                        "saved_budget_bytes": int(options.auto_share * uniform)}
-        _say(f"packing with saves at {bits} bits, {frozen or 'fp32'} weights")
+        _say(f"packing {kind}")
         recipe = PackOptions(labels=labels, input_shape=(3, options.size, options.size),
                              features=FEATURES, pool="cls", effective_batch=options.batch,
                              micro_batches=(options.micro_batch,),
