@@ -23,6 +23,7 @@ from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.interface import input_specs, task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.ort_training.checkpoint import write_checkpoint
+from s2a_edge.pack.ort_training.file_order import fix_order
 from s2a_edge.pack.ort_training.graphs import (
     ADAMW,
     eval_model,
@@ -57,9 +58,16 @@ weights.bin           everything frozen; both models read it from the folder tha
 artifacts.json        ports with shapes, preprocessing, parameters, memory plan
 SHA256SUMS            sha256sum -c SHA256SUMS
 
-Steps: zero or more samples are padding (weight 0). Call lazy_reset_grad after each optimizer step.
-Feed the inputs of artifacts.json in their order. Sessions should be made with graph optimizations
-off, memory pattern off, and the session entries that artifacts.json lists under "session".
+Feed the inputs that artifacts.json lists, in their order: data, then what the loss takes. Of
+cross-entropy that is a row of class probabilities for each sample and its weight, 1 / effective
+batch, or 0 for padding. Gradients of several training steps add up; call lazy_reset_grad after each
+optimizer step.
+
+Session options that are needed:
+- graph optimizations off. They would undo the order of execution, and break the training graph;
+- memory pattern off, and the configuration entries of artifacts.json, "session": without them the
+  step computes the same in more memory.
+The order of execution is part of the graph: it takes no option.
 """
 
 Stage = Callable[[str, str], None]
@@ -143,6 +151,7 @@ def write_artifacts(folder: Path, captured: Captured, compiled: Compiled, option
     """
     ((batch, step),) = compiled.steps.items()
     training = training_model(step.model, compiled.trainables)
+    fix_order(training)
     evaluation = eval_model(compiled.evaluation, options.loss)
     on_stage("emit", "training, evaluation and optimizer model, checkpoint")
     models = (training, evaluation)
