@@ -24,6 +24,7 @@ from s2a_edge.pack.graph import (
     shape_of,
 )
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
+from s2a_edge.pack.oldest_opset import write_in_oldest_opset
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import WeightEntry
@@ -141,6 +142,8 @@ def emit_model(model: ir.Model, weights: Mapping[str, WeightEntry], path: Path, 
     finally:
         for name, tensor in kept.items():
             graph.initializers[name].const_value = tensor
+    if not skeleton:  # what is exported stays in standard operators alone
+        write_in_oldest_opset(model, proto)
     if skeleton:
         inline = [t for t in proto.graph.initializer if t.name not in used]
         del proto.graph.initializer[:]

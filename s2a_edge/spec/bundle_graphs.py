@@ -1,7 +1,7 @@
 """Whether a bundle's graphs are what the runtime is about to trust them to be.
 
 Two questions. *Is it safe to load?* External data only from ``weights.bin``, inside it; operators
-of the standard domain, FusedMatMul and QuickGelu; no subgraphs, functions or sparse tensors; an
+of the standard domain, FusedMatMul and three GELUs; no subgraphs, functions or sparse tensors; an
 opset and IR that the oldest supported runtime reads. *Does it fit the manifest?* Exactly the inputs
 and outputs that follow from it, with their dtypes and static shapes.
 """
@@ -21,8 +21,9 @@ from s2a_edge.spec.task_ports import Ports, evaluation_outputs, loss_inputs, tra
 
 MAX_OPSET = 23
 MAX_IR_VERSION = 10  # onnxruntime 1.19 reads no newer one
-# QuickGelu with alpha 1 is SiLU, which ONNX has no operator for before opset 24.
-_MICROSOFT_OPERATORS = frozenset({"FusedMatMul", "QuickGelu"})
+# QuickGelu with alpha 1 is SiLU, which ONNX has no operator for before opset 24; Gelu (exact) and
+# FastGelu (tanh) are its Gelu before opset 20.
+_MICROSOFT_OPERATORS = frozenset({"FusedMatMul", "QuickGelu", "Gelu", "FastGelu"})
 _ADAMW_SCALARS = ("beta1", "beta2", "eps", "correction1", "correction2")
 _SGD_SCALARS = ("momentum",)
 NATIVE_DOMAIN = "s2a.edge"  # kernels in C (s2a_edge/native), which check what they are given
@@ -54,7 +55,7 @@ def check_safe(facts: ModelFacts, file: str, weights_bytes: int, *, native: bool
     for domain, op_type in sorted(facts.operators):
         known = {"": True, "com.microsoft": op_type in _MICROSOFT_OPERATORS, NATIVE_DOMAIN: native}
         if not known.get(domain, False):
-            _refuse(file, "standard ONNX operators, FusedMatMul and QuickGelu",
+            _refuse(file, "standard ONNX operators, FusedMatMul and three GELUs",
                     ascii(f"{domain}.{op_type}"))
     for has, what in (
         (facts.has_subgraphs, "a node with a graph inside"),
