@@ -27,7 +27,7 @@ from s2a_edge.pack.blocks import Block, find_blocks
 from s2a_edge.pack.graph import CONSTANT_KEY, FOLDED_KEY, dtype_of, leading_to, shape_of
 from s2a_edge.pack.selection import ALL, Selection, select
 from s2a_edge.spec.errors import SourceError, UsageError
-from s2a_edge.spec.task_ports import LOSS, LOSS_SCALE
+from s2a_edge.spec.task_ports import GRADIENT_SCALE, LOSS, LOSS_SCALE
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def adapt(model: ir.Model, data_inputs: tuple[ir.Value, ...], features: ir.Value
         raise UsageError(where="--adapters", expected=f"names out of {', '.join(ADAPTERS)}",
                          got=", ".join(unknown), todo="leave the unknown ones out")
     for value in data_inputs:
-        reserved = RESERVED if classes is not None else {LOSS, LOSS_SCALE}
+        reserved = RESERVED if classes is not None else {LOSS, LOSS_SCALE, GRADIENT_SCALE}
         if value.name in reserved or (value.name or "").startswith(RESERVED_PREFIXES):
             raise SourceError(where=f"input {value.name}", expected="a name of its own",
                               got="one that the training step uses",
@@ -152,7 +152,8 @@ def _head(bench: Workbench, features: ir.Value, classes: int, seed: int) -> ir.V
     w = bench.train("head.weight", weight.astype(np.float32), "head_weight", "head", decay=True)
     b = bench.train("head.bias", np.zeros(classes, np.float32), "head_bias", "head", decay=False)
     bench.g.module = "head"
-    logits = bench.g.op("Gemm", features, w, b, name="logits", transB=1)
+    with bench.g.float32():  # a copy of its weight in half would take more than it saves
+        logits = bench.g.op("Gemm", features, w, b, name="logits", transB=1)
     logits.name = "logits"
     return logits
 

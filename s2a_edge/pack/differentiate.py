@@ -18,6 +18,7 @@ from s2a_edge.pack.attention import attention_chains
 from s2a_edge.pack.coverage import gradient_values, require_rules
 from s2a_edge.pack.environment import Environment
 from s2a_edge.pack.graph import (
+    FLOAT32_KEY,
     RECOMPUTE_KEY,
     GraphBuilder,
     dtype_of,
@@ -33,7 +34,7 @@ from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.recompute import Recompute, sources_of_products
 from s2a_edge.pack.rule import Backward, Forward
 from s2a_edge.pack.saving import SavedValue, SavedValues, Tap
-from s2a_edge.spec.task_ports import Loss
+from s2a_edge.spec.task_ports import Loss, scale_inputs
 
 ACCUMULATOR_PREFIX = "acc."
 ACCUMULATED_PREFIX = "acc_out."
@@ -49,15 +50,16 @@ class StepGraph:
 
 def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy",
                   tap: Tap | None = None, *, recompute: Recompute = "none",
-                  native: bool = False) -> StepGraph:
+                  native: bool = False, precision: str = "fp32") -> StepGraph:
     """Builds the training step of ``adapted``, with saved values kept as ``policy`` says.
 
     What ``recompute`` covers is computed again instead. With ``native``, nodes of ``native_ops``
-    are used too.
+    are used too. With a ``precision`` other than fp32 it is made for ``half.convert``; with fp16,
+    gradients are scaled in between.
 
-    Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``param.*``; ``acc.*``.
-    Outputs: ``loss`` []; ``logits`` [N, C], unless the graph is its own loss; ``acc_out.*`` =
-    acc + gradient. All float32.
+    Graph inputs: data inputs; what the loss takes (``spec.task_ports``); ``grad_scale`` [], with
+    fp16; ``param.*``; ``acc.*``. Outputs: ``loss`` []; ``logits`` [N, C], unless the graph is its
+    own loss; ``acc_out.*`` = acc + gradient. All float32.
 
     Raises:
         UnsupportedOperatorError: if an operator on the way of a gradient has no rule.
@@ -69,24 +71,34 @@ def differentiate(adapted: Adapted, policy: Policy, loss: Loss = "cross_entropy"
     work = _Differentiator(nodes, adapted.data_inputs, [t.value for t in trainables],
                            [adapted.logits], adapted.names, policy, tap,
                            _behind(nodes, trainables) if loss == "output" else frozenset(),
-                           recompute=recompute, native=native)
+                           recompute=recompute, native=native, half=precision == "fp16")
     g = work.g
     work.forward()
     logits = work.env.enter(adapted.logits)
     g.module = "loss"
-    loss_inputs, total, dlogits = attach_loss(g, loss, logits)
+    with g.float32():
+        loss_inputs, total, dlogits = attach_loss(g, loss, logits)
+        scales = [g.input(name, ir.DataType.FLOAT, shape)
+                  for name, shape in scale_inputs(precision).items()]
+        unscale: ir.Value | None = None
+        for scale in scales:
+            g.kind = "gradients"
+            dlogits, unscale = g.op("Mul", dlogits, scale), g.op("Reciprocal", scale)
+            g.kind = "working"
     before = {t.value: g.input(ACCUMULATOR_PREFIX + t.name, ir.DataType.FLOAT, t.initial.shape)
               for t in trainables}
     after: dict[ir.Value, ir.Value] = {}
 
     def accumulate(value: ir.Value, gradient: ir.Value) -> None:
         # At once, so that no gradient waits for the end of the step.
-        after[value] = g.op("Add", before[value], gradient)
+        with g.float32():
+            true = gradient if unscale is None else g.op("Mul", gradient, unscale)
+            after[value] = g.op("Add", before[value], true)
 
     work.backward({adapted.logits: dlogits}, accumulate)
     for t in trainables:
         after[t.value].name = ACCUMULATED_PREFIX + t.name
-    inputs = [*(work.env.enter(v) for v in adapted.data_inputs), *loss_inputs,
+    inputs = [*(work.env.enter(v) for v in adapted.data_inputs), *loss_inputs, *scales,
               *(work.env.enter(t.value) for t in trainables), *before.values()]
     seen = [total] if loss == "output" else [total, logits]
     model = model_of(inputs, [*seen, *(after[t.value] for t in trainables)], g, "train")
@@ -134,10 +146,10 @@ class _Differentiator:
                  wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Iterable[str],
                  policy: Policy, tap: Tap | None = None,
                  exact: frozenset[ir.Node] = frozenset(), *, recompute: Recompute = "none",
-                 native: bool = False) -> None:
+                 native: bool = False, half: bool = False) -> None:
         self.nodes = nodes
         self.exact = exact
-        self.g = GraphBuilder(taken=names, native=native)
+        self.g = GraphBuilder(taken=names, native=native, half=half)
         self.env = Environment([*inputs, *(v for v in wrt if v not in inputs)], self.g)
         self.saved = SavedValues(self.g, policy, tap, recompute)
         self.wrt = wrt
@@ -149,7 +161,11 @@ class _Differentiator:
     def forward(self) -> None:
         """Emits all forward nodes, with encoders where values are declared saved."""
         for node in self.nodes:
-            self._forward(node)
+            with self.g.float32(self._in_float32(node)):
+                self._forward(node)
+
+    def _in_float32(self, node: ir.Node) -> bool:
+        return FLOAT32_KEY in node.metadata_props or node in self.exact
 
     def _needs(self, node: ir.Node) -> tuple[bool, ...]:
         return tuple(v is not None and v in self.flowing for v in node.inputs)
@@ -234,7 +250,8 @@ class _Differentiator:
         for node in reversed(self.nodes):
             if node not in self.keys:
                 continue
-            self._backward_node(node)
+            with self.g.float32(self._in_float32(node)):
+                self._backward_node(node)
             for value in node.inputs:
                 if value in pending:
                     pending[value] -= 1

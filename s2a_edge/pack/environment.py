@@ -6,7 +6,14 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MODULE_KEY, GraphBuilder, dtype_of, module_of, shape_of
+from s2a_edge.pack.graph import (
+    FLOAT32_KEY,
+    MODULE_KEY,
+    GraphBuilder,
+    dtype_of,
+    module_of,
+    shape_of,
+)
 
 
 class Environment:
@@ -44,6 +51,8 @@ class Environment:
                        list(node.attributes.values()), num_outputs=len(node.outputs),
                        name=node.name)
         copy.metadata_props[MODULE_KEY] = module_of(node)
+        if FLOAT32_KEY in node.metadata_props:
+            copy.metadata_props[FLOAT32_KEY] = "1"
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             new.name, new.shape, new.type = old.name, old.shape, old.type
             self.bind(old, new)

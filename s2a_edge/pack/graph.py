@@ -8,7 +8,8 @@ order of execution (see ``emit``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ FOLDED_KEY = "s2a.folded"
 RECOMPUTE_KEY = "s2a.recompute"
 # Marks an initializer that belongs to a coded weight: kept among the weights, however small.
 CODED_KEY = "s2a.coded"
+# Marks nodes that compute in float32 at any precision (``half``).
+FLOAT32_KEY = "s2a.float32"
 # Marks an initializer that is a run of rows of a stored matrix: "<first row>:<name of the matrix>".
 PART_KEY = "s2a.part"
 
@@ -47,11 +50,13 @@ class GraphBuilder:
         prefix: put before the names of new values and nodes, to keep them unique.
         taken: names that are in use already.
         native: nodes of ``native_ops`` may be used.
+        half: values will be kept in float16 (``half``): codes must not decode to larger numbers.
     """
 
     def __init__(self, prefix: str = "", taken: Iterable[str] = (), *,
-                 native: bool = False) -> None:
+                 native: bool = False, half: bool = False) -> None:
         self.native = native
+        self.half = half
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -62,6 +67,16 @@ class GraphBuilder:
         # (spec.memory_plan) of its outputs.
         self.module = ""
         self.kind = "working"
+        self._float32 = False
+
+    @contextmanager
+    def float32(self, on: bool = True) -> Iterator[None]:
+        """Nodes that are appended meanwhile compute in float32 at any precision (``half``)."""
+        before, self._float32 = self._float32, self._float32 or on
+        try:
+            yield
+        finally:
+            self._float32 = before
 
     def unique(self, base: str) -> str:
         """A name not handed out before, made from ``base``."""
@@ -128,6 +143,7 @@ class GraphBuilder:
                        name=self.unique(f"n_{base}"))
         if self.module:
             node.metadata_props[MODULE_KEY] = self.module
+        self._mark(node)
         for value in node.outputs:
             value.name = self.unique(base)
             value.metadata_props[KIND_KEY] = self.kind
@@ -140,14 +156,22 @@ class GraphBuilder:
         copy = ir.Node(node.domain, node.op_type, operands, list(node.attributes.values()),
                        num_outputs=len(node.outputs), name=self.unique(f"{node.name}_again"))
         copy.metadata_props[MODULE_KEY] = module_of(node)
+        if FLOAT32_KEY in node.metadata_props:
+            copy.metadata_props[FLOAT32_KEY] = "1"
+        self._mark(copy)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             new.name = self.unique(f"{old.name}_again")
             new.shape, new.type = old.shape, old.type
         self.nodes.append(copy)
         return tuple(copy.outputs)
 
+    def _mark(self, node: ir.Node) -> None:
+        if self._float32:
+            node.metadata_props[FLOAT32_KEY] = "1"
+
     def adopt(self, node: ir.Node) -> None:
         """Appends an existing node (already shaped) as it is."""
+        self._mark(node)
         self.taken.update(v.name for v in node.outputs if v.name)
         if node.name:
             self.taken.add(node.name)
@@ -312,7 +336,7 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 
 __all__ = [
-    "CODED_KEY", "CONSTANT_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT",
+    "CODED_KEY", "CONSTANT_KEY", "FLOAT32_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT",
     "MODULE_KEY", "OPSET", "PART_KEY", "RECOMPUTE_KEY", "GraphBuilder", "dtype_of",
     "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]

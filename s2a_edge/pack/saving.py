@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from s2a_edge.pack.codecs import Codec
+from s2a_edge.pack.codecs import SCALED, Codec
 from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Policy, Precision, is_statistic
@@ -172,7 +172,9 @@ class SavedValues:
         policy = _EXACT if exact else self._policy
         codec: Codec = policy.codec(
             kind, shape, recomputes=id(value) in self.recompute_leaves, key=key)
-        stored = codec.encode(self._g, value)
+        scaled = isinstance(codec, SCALED)
+        with self._g.float32(scaled):
+            stored = codec.encode(self._g, value)
         size = 0
         for part in stored:
             part.metadata_props[KIND_KEY] = "saved"
@@ -181,7 +183,12 @@ class SavedValues:
                 size += nbytes_of(part)
         info = SavedValue(key, value.name or "", self._g.module, kind, codec.name, codec.bits,
                           shape, size)
-        return _Record(info, value, lambda: codec.decode(self._g, stored, shape))
+
+        def decode() -> ir.Value:
+            with self._g.float32(scaled):
+                return codec.decode(self._g, stored, shape)
+
+        return _Record(info, value, decode)
 
     def recall(self, key: tuple[int, str]) -> ir.Value:
         """The decoded value, decoded here if it is not at hand."""

@@ -5,7 +5,8 @@ itself, because the graphs compute wide products in slices. Groups are ``block``
 one column, so that a decoder walks memory in order. Three codes:
 
 * ``float16``: the values, rounded.
-* ``int8``: codes [N, *rest] in -127..127 times scales float32 [N / block, *rest].
+* ``int8``: codes [N, *rest] in -127..127 times scales [N / block, *rest], float32; or float16, in
+  graphs that compute in it: then the products are rounded to float16.
 * ``int4``: codes in 0..15 with zero point 8. A byte of ``codes`` uint8 [1, N/2, *rest] holds row i
   in its low half and row N/2 + i in its high half, so that one mask with broadcasting unpacks it
   (:mod:`s2a_edge.pack.frozen.decode_nodes`). Scales are codes too, uint8 [2, N/2/block, *rest]
@@ -112,7 +113,7 @@ def decode_run(run: CodedWeight, codes: NDArray[Any], scales: NDArray[Any] | Non
     if run.codec == "int8":
         scaled: NDArray[np.float32] = codes.astype(np.float32) * np.repeat(
             scales, run.block, axis=0)
-        return scaled
+        return scaled.astype(scales.dtype).astype(np.float32)
     assert run.step is not None
     halves = np.concatenate([codes & np.uint8(15), codes >> np.uint8(4)])
     factors = scales.astype(np.float32) * np.float32(run.step)
@@ -138,6 +139,8 @@ def check_coded(frozen: FrozenWeights, weights: Sequence[WeightEntry]) -> None:
             name = getattr(run, part)
             entry = entries.get(name) if name is not None else None
             got = None if entry is None else (entry.dtype, entry.shape)
+            if (part, run.codec) == ("scales", "int8") and got is not None and got[0] == "float16":
+                got = "float32", got[1]  # either will do
             if got != wanted:
                 refuse(f"{place}.{part}", _said(wanted), _said(got))
     _check_runs(frozen.coded)

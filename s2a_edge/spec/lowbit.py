@@ -18,6 +18,7 @@ PACKED_BITS = (1, 2, 4)
 # Group scales are bfloat16: they have float32's range, so no activation is too large or too small
 # for them, and their coarse mantissa does no harm because encoding divides by the rounded scale.
 SCALE_BYTES = 2
+FLOAT16_MAX = 65504.0
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -74,11 +75,17 @@ def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return ((raw + tie_to_even) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
+def bfloat16_below(value: float) -> float:
+    """The largest bfloat16 that is not larger than ``value``, a positive normal float32."""
+    raw = np.array(value, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    return float(raw.view(np.float32))
+
+
 def _check_bits(bits: int) -> None:
     if bits not in PACKED_BITS:
         raise InternalError(where="lowbit", expected=f"bits in {PACKED_BITS}", got=str(bits),
                             todo="report this")
 
 
-__all__ = ["PACKED_BITS", "SCALE_BYTES", "pack_codes", "packed_bytes", "round_to_bfloat16",
-           "unpack_codes"]
+__all__ = ["FLOAT16_MAX", "PACKED_BITS", "SCALE_BYTES", "bfloat16_below", "pack_codes",
+           "packed_bytes", "round_to_bfloat16", "unpack_codes"]

@@ -7,6 +7,9 @@ of micro-batches add up, and a sample of weight 0 is padding:
 - ``bce``, ``mse``, ``l1``: ``target`` [n, C]; ``weight`` [n, C], one for each entry.
 - ``output``: the graph's own scalar loss, times ``loss_scale`` []: a loss that nobody can look into
   cannot leave a sample out, so its micro-batches are always full.
+
+Graphs in float16 take ``grad_scale`` [] besides: the gradient of the loss is multiplied by it, and
+what is accumulated divided, so that small gradients are no zeros in between (arXiv 1710.03740).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ HEAD_LOSSES: tuple[Loss, ...] = ("cross_entropy", "bce", "mse", "l1")
 REGRESSION_LOSSES: tuple[Loss, ...] = ("mse", "l1")
 
 TARGET, WEIGHT, LOSS_SCALE = "target", "weight", "loss_scale"
+GRADIENT_SCALE = "grad_scale"
 LOSS, LOGITS = "loss", "logits"
 
 
@@ -33,6 +37,11 @@ def loss_inputs(loss: Loss, batch: int, classes: int) -> Ports:
         return {LOSS_SCALE: ()}
     weight = (batch,) if loss == "cross_entropy" else (batch, classes)
     return {TARGET: (batch, classes), WEIGHT: weight}
+
+
+def scale_inputs(precision: str) -> Ports:
+    """Inputs of a training graph of this ``--precision`` that scale gradients."""
+    return {GRADIENT_SCALE: ()} if precision == "fp16" else {}
 
 
 def training_outputs(task: Task, batch: int) -> Ports:

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import GraphBuilder, dtype_of, module_of, shape_of
-from s2a_edge.spec.task_ports import LOGITS, LOSS, LOSS_SCALE, TARGET, WEIGHT
+from s2a_edge.spec.task_ports import GRADIENT_SCALE, LOGITS, LOSS, LOSS_SCALE, TARGET, WEIGHT
 
 PARAMETER_PREFIX = "param."
 # Names of the training step's own inputs and outputs.
-RESERVED = frozenset({LOSS, LOGITS, TARGET, WEIGHT, LOSS_SCALE})
+RESERVED = frozenset({LOSS, LOGITS, TARGET, WEIGHT, LOSS_SCALE, GRADIENT_SCALE})
 RESERVED_PREFIXES = (PARAMETER_PREFIX, "acc.")
 
 

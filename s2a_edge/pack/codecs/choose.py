@@ -20,6 +20,10 @@ MASKS = {
 }
 
 
+SCALED = (AsymmetricCodec, RowCodec, SymmetricCodec)
+"""Codecs that divide by scales, which float16 may not hold: they compute in float32."""
+
+
 def codec_for(kind: str, bits: int, shape: Shape, book: Codebook | None = None) -> Codec:
     """The codec for a saved value.
 
@@ -83,4 +87,4 @@ def _value(family: str, bits: int) -> Codec | None:
     return AsymmetricCodec(bits) if bits in (2, 3, 4) else None
 
 
-__all__ = ["MASKS", "codec_for"]
+__all__ = ["MASKS", "SCALED", "codec_for"]

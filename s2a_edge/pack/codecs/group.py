@@ -31,6 +31,9 @@ _OUTER_LEVEL = {2: 0.8, 3: 0.9}
 # Where a group is nearly constant, the step is bounded below in units of its centre, so that
 # x / step stays exact enough to subtract from.
 _LEAST_STEP = 2.0**-16
+# Ends of a group where values are kept in float16: rounding of centre and step to bfloat16 moves
+# them by up to 2**-8 of themselves, which stays below 65504.
+_HALF_END = 65024.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class SymmetricCodec:
     def _limit(self) -> int:
         return (1 << self.width - 1) - 1
 
+    @property
+    def _reach(self) -> int:
+        """The largest code: int8 saturates at -128."""
+        return 128 if self.width == 8 else self._limit
+
     def _is_native(self, g: GraphBuilder, grouping: Grouping) -> bool:
         return g.native and self.width == 4 and grouping.inner % CODES_PER_WORD == 0
 
@@ -67,12 +75,12 @@ class SymmetricCodec:
             size, inner = grouping.size, grouping.inner
             largest = native(g, "AbsoluteMaxima", groups, shape=(grouping.outer, 1, inner),
                              size=size, inner=inner)
-            stored, scale = store_scale(g, largest, 1 / self._limit)
+            stored, scale = store_scale(g, largest, 1 / self._limit, self._reach)
             words = native(g, "PackColumns", groups, g.op("Reciprocal", scale),
                            shape=(grouping.elements // CODES_PER_WORD,), size=size, inner=inner,
                            offset=self._limit + 1)
             return words, stored
-        stored, scale = store_scale(g, magnitude(g, groups), 1 / self._limit)
+        stored, scale = store_scale(g, magnitude(g, groups), 1 / self._limit, self._reach)
         units = g.op("Mul", groups, g.op("Reciprocal", scale))
         if self.width == 8:
             zero = g.constant(np.zeros((), np.int8))
@@ -149,6 +157,9 @@ class AsymmetricCodec:
         """(words, steps bfloat16 [outer, 1, inner], centres bfloat16 [outer, 1, inner])."""
         groups = Grouping.of(shape_of(x)).view(g, x)
         high, low = extremes(g, groups)
+        if g.half:
+            high = g.op("Min", high, g.constant(_HALF_END))
+            low = g.op("Max", low, g.constant(-_HALF_END))
         half = g.constant(0.5)
         # Halved before they are added: the sum of two finite ends may not be finite.
         centre = g.op("Add", g.op("Mul", high, half), g.op("Mul", low, half))

@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.graph import GraphBuilder
-
-_FLOAT16_MAX = 65504.0
+from s2a_edge.spec.lowbit import FLOAT16_MAX
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class HalfCodec:
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """A saturating cast."""
-        clipped = g.op("Clip", x, g.constant(-_FLOAT16_MAX), g.constant(_FLOAT16_MAX))
+        clipped = g.op("Clip", x, g.constant(-FLOAT16_MAX), g.constant(FLOAT16_MAX))
         return (g.op("Cast", clipped, to=int(ir.DataType.FLOAT16)),)
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
@@ -59,7 +58,7 @@ class HalfCodec:
 
     def reference(self, x: Array) -> Array:
         """The same saturating cast."""
-        return np.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16).astype(np.float32)
+        return np.clip(x, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16).astype(np.float32)
 
 
 __all__ = ["HalfCodec", "KeepCodec"]

@@ -41,6 +41,11 @@ class ProbabilityCodec:
 
     def encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """Packed words; at 8 bits uint8 [N]."""
+        # The largest of a row is at least 1/N, so its root's 255th is safe in float16.
+        with g.float32(not g.half):
+            return self._encode(g, x)
+
+    def _encode(self, g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         rows = g.op("Reshape", x, g.constant([-1, shape_of(x)[-1]]))
         top = g.op("ReduceMax", rows, g.constant([1]), keepdims=0)
         step = g.op("Mul", g.op("Sqrt", g.op("Max", top, g.constant(TINY))),
@@ -49,11 +54,32 @@ class ProbabilityCodec:
         codes = g.op("QuantizeLinear", g.op("Sqrt", rows), step, axis=0)
         if self.width == 8:
             return (g.op("Reshape", codes, g.constant([-1])),)
-        codes = g.op("DequantizeLinear", codes, g.constant(1.0))
+        with g.float32():
+            codes = g.op("DequantizeLinear", codes, g.constant(1.0))
         return (pack_words(g, codes, self.width),)
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         """Squares, divided by their sum."""
+        if g.half:
+            return self._decode_half(g, stored, shape)
+        with g.float32():
+            return self._decode(g, stored, shape)
+
+    def _decode_half(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape,
+                     ) -> ir.Value:
+        """The same of roots from 0 to 1: a sum of 15² or 255² would exceed float16."""
+        if self.width == 8:
+            roots = g.op("DequantizeLinear", stored[0], g.constant(1 / self._limit))
+            squares = g.op("Mul", roots, roots)
+            squares = g.op("Reshape", squares, g.constant(np.array(shape, np.int64)))
+        else:
+            levels = (np.arange(1 << self.width, dtype=np.float32) / np.float32(self._limit)) ** 2
+            squares = lookup_words(g, stored[0], levels, shape)
+        mean = g.op("ReduceMean", squares, g.constant([len(shape) - 1]))
+        total = g.op("Mul", mean, g.constant(float(shape[-1])))
+        return g.op("Div", squares, g.op("Max", total, g.constant(1 / self._limit**2)))
+
+    def _decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:
         if self.width == 8:
             roots = g.op("DequantizeLinear", stored[0], g.constant(1.0))
             squares = g.op("Mul", roots, roots)

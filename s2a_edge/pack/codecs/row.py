@@ -19,7 +19,7 @@ from s2a_edge.pack.graph import GraphBuilder, shape_of
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN, native
 from s2a_edge.spec.lowbit import SCALE_BYTES
 
-_LIMIT = 127
+_LIMIT, _REACH = 127, 128  # int8 saturates at -128
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RowCodec:
             return codes, scales
         rows = g.op("Reshape", x, g.constant([-1, inner]))
         # One axis: the runtime takes an element at a time where the last has length 1.
-        stored, scale = store_scale(g, magnitude(g, rows, keepdims=False), 1 / _LIMIT)
+        stored, scale = store_scale(g, magnitude(g, rows, keepdims=False), 1 / _LIMIT, _REACH)
         return g.op("QuantizeLinear", rows, *_along_rows(g, scale), axis=0), stored
 
     def decode(self, g: GraphBuilder, stored: tuple[ir.Value, ...], shape: Shape) -> ir.Value:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.words import flatten, unflatten
 from s2a_edge.pack.graph import GraphBuilder
-from s2a_edge.spec.lowbit import round_to_bfloat16
+from s2a_edge.spec.lowbit import FLOAT16_MAX, bfloat16_below, round_to_bfloat16
 
 NEIGHBOURS = 32
 _LONGEST_GROUP = 256
@@ -138,10 +138,18 @@ def load_bfloat16(g: GraphBuilder, stored: ir.Value) -> ir.Value:
     return g.op("Cast", stored, to=int(ir.DataType.FLOAT))
 
 
-def store_scale(g: GraphBuilder, largest: ir.Value, factor: float) -> tuple[ir.Value, ir.Value]:
-    """``largest * factor``, never zero, as :func:`store_bfloat16`."""
+def store_scale(g: GraphBuilder, largest: ir.Value, factor: float, reach: int,
+                ) -> tuple[ir.Value, ir.Value]:
+    """``largest * factor``, never zero, as :func:`store_bfloat16`.
+
+    Where values are kept in float16, so small that ``reach``, the largest code, decodes to one:
+    rounded up, a scale of values near 65504 would give infinity.
+    """
     scale = g.op("Mul", largest, g.constant(float(factor)))
-    return store_bfloat16(g, g.op("Max", scale, g.constant(TINY)))
+    scale = g.op("Max", scale, g.constant(TINY))
+    if g.half:
+        scale = g.op("Min", scale, g.constant(bfloat16_below(FLOAT16_MAX / reach)))
+    return store_bfloat16(g, scale)
 
 
 def reference_scale(largest: Array, factor: float) -> Array:

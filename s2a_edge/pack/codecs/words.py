@@ -68,8 +68,9 @@ def _round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int, top:
     zero_point = 255 - top + offset
     codes = g.op("QuantizeLinear", x, g.constant(float(step)),
                  g.constant(np.array(zero_point, np.uint8)))
-    return g.op("DequantizeLinear", codes, g.constant(1.0),
-                g.constant(np.array(255 - top, np.uint8)))
+    with g.float32():
+        return g.op("DequantizeLinear", codes, g.constant(1.0),
+                    g.constant(np.array(255 - top, np.uint8)))
 
 
 def pack_rounded(g: GraphBuilder, x: ir.Value, step: float, offset: int, bits: int) -> ir.Value:
@@ -89,9 +90,10 @@ def pack_words(g: GraphBuilder, codes: ir.Value, bits: int) -> ir.Value:
     count = count_of(shape_of(codes))
     width = word_bits(count, bits)
     per_word = width // bits
-    rows = g.op("Reshape", flatten(g, codes, per_word), g.constant([-1, per_word]))
     weights = (2.0 ** (bits * np.arange(per_word))).astype(np.float32).reshape(-1, 1)
-    words = g.op("MatMul", rows, g.constant(weights))
+    with g.float32():  # float16 has 11 bits
+        rows = g.op("Reshape", flatten(g, codes, per_word), g.constant([-1, per_word]))
+        words = g.op("MatMul", rows, g.constant(weights))
     words = g.op("Cast", words, to=int(ir.DataType.UINT16 if width == 16 else ir.DataType.UINT8))
     return g.op("Reshape", words, g.constant([-1]))
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.emit import is_weight
 from s2a_edge.pack.frozen.quantize import Coded, encode
-from s2a_edge.pack.graph import CODED_KEY, PART_KEY, GraphBuilder, module_of, shape_of
+from s2a_edge.pack.graph import CODED_KEY, PART_KEY, GraphBuilder, dtype_of, module_of, shape_of
+from s2a_edge.pack.half.formats import Half
 from s2a_edge.spec.frozen_weights import ZERO_POINT, CodedWeight, FrozenStorage
 
 # A smaller weight's nodes, some 3.5 KiB each in a session, would take what its codes save.
@@ -42,13 +44,17 @@ class FrozenCoder:
         storage: how weights are to be kept.
         evaluation: a graph with every product of the forward; decides which weights are coded.
         inference: the graph that export completes: it reads weights as a whole.
+        half: the format that graphs compute in; None: float32. Then every weight that can be is
+            kept in float16 at least, and readers in half, which are casts, get it decoded to half.
     """
 
-    def __init__(self, storage: FrozenStorage, evaluation: ir.Model, inference: ir.Model) -> None:
-        self.storage = storage
+    def __init__(self, storage: FrozenStorage, evaluation: ir.Model, inference: ir.Model,
+                 half: Half | None = None) -> None:
+        self.storage: FrozenStorage = "fp16" if half is not None and storage == "fp32" else storage
+        self.half = half
         self._runs: dict[str, _Run] = {}
         self._coded: dict[str, Coded] = {}
-        if storage != "fp32":
+        if self.storage != "fp32":
             self._choose(evaluation, inference)
 
     def __bool__(self) -> bool:
@@ -82,8 +88,16 @@ class FrozenCoder:
                     continue
                 builder.nodes = []
                 builder.module = module_of(node)
-                node.replace_input_with(index, self._decoded(builder, value.name))
+                cast = self.half is not None and node.op_type == "Cast" and dtype_of(
+                    node.outputs[0]) == self.half.dtype
+                decoded = self._decoded(builder, value.name,
+                                        dtype_of(node.outputs[0]) if cast else ir.DataType.FLOAT)
                 graph.insert_before(node, builder.nodes)
+                if cast:
+                    ir.convenience.replace_all_uses_with(node.outputs[0], decoded)
+                    graph.remove(node, safe=True)
+                else:
+                    node.replace_input_with(index, decoded)
         for name in self._coded:
             if name in graph.initializers:
                 assert not graph.initializers[name].uses(), f"{name} is still read"
@@ -91,15 +105,23 @@ class FrozenCoder:
         for value in builder.initializers.values():
             graph.register_initializer(value)
 
-    def _decoded(self, g: GraphBuilder, name: str) -> ir.Value:
-        """Nodes that decode one weight."""
+    def _decoded(self, g: GraphBuilder, name: str, dtype: ir.DataType = ir.DataType.FLOAT,
+                 ) -> ir.Value:
+        """One weight as ``dtype``, and the nodes for that; float16 that is wanted needs none."""
+        made = self._values(g, name)
+        if dtype_of(made) == dtype:
+            return made
+        return g.op("Cast", made, name=f"{name}.decoded", to=int(dtype))
+
+    def _values(self, g: GraphBuilder, name: str) -> ir.Value:
+        """One weight: float32, or float16 where its codes or scales are."""
         coded = self._coded[name]
         codes = _tensor(g, f"{name}.codes", coded.codes)
         if coded.scales is None:
-            return g.op("Cast", codes, name=f"{name}.decoded", to=int(ir.DataType.FLOAT))
+            return codes
         scales = _tensor(g, f"{name}.scales", coded.scales)
         if coded.codec == "int8":
-            return g.op("DequantizeLinear", codes, scales, name=f"{name}.decoded", axis=0,
+            return g.op("DequantizeLinear", codes, scales, name=f"{name}.values", axis=0,
                         block_size=coded.block)
         assert coded.step is not None
         rank = len(coded.shape)
@@ -118,7 +140,7 @@ class FrozenCoder:
         """Codes every weight that products read, all of its rows or none."""
         runs: dict[str, list[tuple[int, ir.Value]]] = defaultdict(list)
         for name, value in evaluation.graph.initializers.items():
-            if _is_product_operand(value):
+            if _is_product_operand(value) or (self.half is not None and _is_read_alone(value)):
                 first, _, of = value.metadata_props.get(PART_KEY, f"{_FIRST_PART}{name}"
                                                         ).partition(":")
                 runs[of].append((int(first), value))
@@ -127,11 +149,17 @@ class FrozenCoder:
             whole = inference.graph.initializers.get(of)
             if whole is None or not _cover(parts, shape_of(whole)):
                 continue
-            coded = {str(v.name): encode(_array(v), self.storage) for _, v in parts}
+            coded = {str(v.name): self._encode(v) for _, v in parts}
             made = {name: one for name, one in coded.items() if one is not None}
             if len(made) == len(parts):
                 self._coded |= made
                 self._runs |= {str(v.name): _Run(of, first) for first, v in parts}
+
+
+    def _encode(self, value: ir.Value) -> Coded | None:
+        storage: FrozenStorage = self.storage if _is_product_operand(value) else "fp16"
+        in_float16 = self.half is not None and self.half.dtype == ir.DataType.FLOAT16
+        return encode(_array(value), storage, half_scales=in_float16)
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -158,6 +186,12 @@ def _is_product_operand(value: ir.Value) -> bool:
             and int(np.prod(shape)) >= _FEWEST_ELEMENTS and bool(users)
             and all(n.op_type in _PRODUCTS and n.attributes.get_int("group", 1) == 1
                     for n in users))
+
+
+def _is_read_alone(value: ir.Value) -> bool:
+    """Any other float32 weight: in half precision, half of its bytes cost no decoder."""
+    return (value.dtype == ir.DataType.FLOAT and len(shape_of(value)) >= 1 and is_weight(value)
+            and bool(value.uses()))
 
 
 def _cover(parts: list[tuple[int, ir.Value]], whole: tuple[int, ...]) -> bool:

@@ -39,12 +39,14 @@ class Coded:
     step: float | None = None
 
 
-def encode(values: NDArray[np.float32], storage: FrozenStorage) -> Coded | None:
+def encode(values: NDArray[np.float32], storage: FrozenStorage, *, half_scales: bool = False,
+           ) -> Coded | None:
     """Codes a weight, in more bits than asked for where its rows cannot be grouped.
 
     Args:
         values: [N, *rest], N rows.
         storage: what is asked for.
+        half_scales: scales of 8-bit codes in float16, so that they decode to it.
 
     Returns:
         None where float32 is kept: values that are not finite, or all too small or too large.
@@ -56,7 +58,7 @@ def encode(values: NDArray[np.float32], storage: FrozenStorage) -> Coded | None:
             values.shape[0] // 2, "int4")):
         return _int4(values, block)
     if storage in ("int8", "int4") and (block := _block(values.shape[0], "int8")):
-        return _int8(values, block)
+        return _int8(values, block, half_scales=half_scales)
     return Coded("float16", values.shape, values.astype(np.float16))
 
 
@@ -66,12 +68,23 @@ def _block(rows: int, codec: str) -> int | None:
     return max(fitting, default=None)
 
 
-def _int8(values: NDArray[np.float32], block: int) -> Coded:
+def _int8(values: NDArray[np.float32], block: int, *, half_scales: bool) -> Coded:
     groups = values.reshape(-1, block, *values.shape[1:])
-    scales = np.abs(groups).max(axis=1).astype(np.float32) / np.float32(_LARGEST_INT8)
-    codes = np.rint(groups / np.where(scales > 0, scales, 1)[:, None])
+    scales: NDArray[np.floating] = np.abs(groups).max(axis=1).astype(np.float32) / np.float32(
+        _LARGEST_INT8)
+    if half_scales:
+        scales = _float16_above(scales)  # the codes are of the scale as it is stored
+    factors = scales.astype(np.float32)
+    codes = np.rint(groups / np.where(factors > 0, factors, 1)[:, None])
     codes = codes.clip(-_LARGEST_INT8, _LARGEST_INT8).astype(np.int8)
     return Coded("int8", values.shape, codes.reshape(values.shape), scales, block)
+
+
+def _float16_above(values: NDArray[np.floating]) -> NDArray[np.float16]:
+    """The smallest float16 that is not smaller; a subnormal one is as good: its codes fit it."""
+    nearest = values.astype(np.float16)
+    above = np.nextafter(nearest, np.float16(np.inf))
+    return np.where(nearest.astype(np.float32) < values, above, nearest)
 
 
 def _int4(values: NDArray[np.float32], block: int) -> Coded:
