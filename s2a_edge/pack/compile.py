@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -22,6 +22,9 @@ from s2a_edge.pack.forward_graphs import forward_model, loss_model, predictions_
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.half.convert import half_model, half_step
+from s2a_edge.pack.half.formats import HALVES
+from s2a_edge.pack.half.twin import float32_twin
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.merge_views import merge_views
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
@@ -150,12 +153,13 @@ def compile_backbone(captured: Captured, options: PackOptions,
     for model in (references[part].model, evaluation, inference):
         lower(model)
         merge_views(model)
-    if options.frozen != "fp32":
-        on_stage("weights", options.frozen)
-    coder = FrozenCoder(options.frozen, evaluation, inference)
+    coder = FrozenCoder(options.frozen, evaluation, inference, HALVES.get(options.precision),
+                        emulate=options.emulate)
+    if coder:
+        on_stage("weights", coder.storage)
     uncoded = evaluation.clone() if coder else None
-    for model in (references[part].model, evaluation):
-        coder.apply(model)
+    coder.apply(references[part].model)
+    evaluation = _evaluation(evaluation, coder)
     steps = training_steps(micro, policy, options.loss, coder, options.recompute)
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     layout = state_layout((t.name, t.initial.size, t.decay) for t in adapted.trainables)
@@ -174,15 +178,29 @@ def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
 
 def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCoder,
                    recompute: Recompute, *, native: bool = False, sums: bool = False) -> StepGraph:
-    step = differentiate(adapted, policy, loss, recompute=recompute, native=native)
+    half = coder.half
+    step = differentiate(adapted, policy, loss, recompute=recompute, native=native,
+                         precision="fp32" if half is None else half.name)
     if native:
         fuse_native(step.model, sums=sums)
     lower(step.model)
     merge_views(step.model)
+    if half is not None:
+        step = half_step(step, half)
     schedule(step.model)
     coder.apply(step.model)
+    if half is not None and coder.emulate:
+        step = replace(step, model=float32_twin(step.model, half))
     check_emitted(step.model)
     return step
+
+
+def _evaluation(model: ir.Model, coder: FrozenCoder) -> ir.Model:
+    """The evaluation graph as the bundle has it."""
+    half = coder.half
+    made = model if half is None else half_model(model, half)
+    coder.apply(made)
+    return float32_twin(made, half) if half is not None and coder.emulate else made
 
 
 def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:
@@ -213,7 +231,12 @@ def fixed_policy(options: PackOptions) -> Precision:
 
 
 def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGraph | None:
-    """One training step with kernels in C; None where it has no node that could use one."""
+    """One training step with kernels in C; None where it has no node that could use one.
+
+    Kernels compute in float32: in half precision there is none.
+    """
+    if compiled.coder.half is not None:
+        return None
     chosen = compiled.allocated
     policy = fixed_policy(options) if chosen is None else chosen.allocation
     most_bytes = live_peak_bytes(list(compiled.steps[batch].model.graph))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from s2a_edge.pack.adapt import ADAPTERS, AdapterSizes, Tuning
+from s2a_edge.pack.half.formats import PRECISIONS, Precision
 from s2a_edge.pack.optimizer import SCALARS
 from s2a_edge.pack.precision import BITS, Attention
 from s2a_edge.pack.recompute import RECOMPUTES, Recompute
@@ -43,6 +44,9 @@ class PackOptions:
         bits: bits per saved value: 2, 3, 4, 8, 16 or 32 (off); ``auto``: chosen for each value by
             the gradient error that it causes.
         frozen: how frozen weights are kept: ``fp32``, ``fp16``, ``int8`` or ``int4``.
+        precision: what graphs compute in: ``fp32``, ``fp16`` or ``bf16``; half precision is for the
+            CUDA provider, and keeps frozen weights in float16 at least.
+        emulate: with half precision, write float32 graphs that round as it does: for a CPU.
         budget_bytes: of the whole process of training, which the bundle must fit with its largest
             micro-batch; ``auto`` uses it up. None: any.
         saved_budget_bytes: with ``auto``, most bytes of saved values per sample. None: what 4 bits
@@ -83,6 +87,8 @@ class PackOptions:
     target_modules: str | None = None
     bits: int | Literal["auto"] = 4
     frozen: FrozenStorage = "fp32"
+    precision: Precision = "fp32"
+    emulate: bool = False
     budget_bytes: int | None = None
     saved_budget_bytes: int | None = None
     attention: Attention = "auto"
@@ -145,6 +151,12 @@ class PackOptions:
             ("--bits", self.bits in (*BITS, "auto"), f"auto or one of {BITS}", str(self.bits)),
             ("--frozen", self.frozen in get_args(FrozenStorage),
              " or ".join(get_args(FrozenStorage)), str(self.frozen)),
+            ("--precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision),
+            ("--emulate", not self.emulate or self.precision != "fp32", "a --precision of fp16 or "
+             "bf16 beside it", self.precision),
+            ("--frozen", self.frozen != "int4" or self.precision == "fp32" or self.emulate,
+             "fp16 or int8 with half precision: the CUDA provider does not unpack 4 bits",
+             self.frozen),
             ("--budget", self.budget_bytes is None or self.budget_bytes > 0, "more than nothing",
              str(self.budget_bytes)),
             ("--saved-budget", self.saved_budget_bytes is None or self.saved_budget_bytes > 0,

@@ -46,12 +46,14 @@ class FrozenCoder:
         inference: the graph that export completes: it reads weights as a whole.
         half: the format that graphs compute in; None: float32. Then every weight that can be is
             kept in float16 at least, and readers in half, which are casts, get it decoded to half.
+        emulate: graphs are to be float32 twins of those in half (``half.twin``).
     """
 
     def __init__(self, storage: FrozenStorage, evaluation: ir.Model, inference: ir.Model,
-                 half: Half | None = None) -> None:
+                 half: Half | None = None, *, emulate: bool = False) -> None:
         self.storage: FrozenStorage = "fp16" if half is not None and storage == "fp32" else storage
         self.half = half
+        self.emulate = emulate
         self._runs: dict[str, _Run] = {}
         self._coded: dict[str, Coded] = {}
         if self.storage != "fp32":

@@ -171,7 +171,8 @@ class _Conversion:
         return made
 
     def _converted(self, here: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
-        if here.const_value is not None and dtype == self.half.dtype and not is_weight(here):
+        if here.const_value is not None and dtype == self.half.dtype and (
+                not is_weight(here) or self.half.clips(here.const_value.numpy())):
             return self._half_constant(here)
         kind, self.g.kind = self.g.kind, _kind(here)
         if self.g.kind == "saved":  # the cast of what is kept is not kept
@@ -225,4 +226,10 @@ def _may_exceed(value: ir.Value, reader: ir.Node) -> bool:
             and _kind(reader.outputs[0]) != "saved")
 
 
-__all__ = ["half_model", "half_step"]
+def computes_in(model: ir.Model, half: Half) -> bool:
+    """Whether a node other than a cast gives values in ``half``."""
+    return any(v.name and dtype_of(v) == half.dtype for node in model.graph
+               if node.op_type != "Cast" for v in node.outputs)
+
+
+__all__ = ["computes_in", "half_model", "half_step"]

@@ -75,6 +75,10 @@ class Half:
         return key in self.products or (node.domain == "" and node.op_type in self.following) or (
             key == (MICROSOFT, "QuickGelu"))
 
+    def clips(self, array: NDArray[np.floating]) -> bool:
+        """Whether :meth:`constant` puts other numbers into the place of some."""
+        return bool((np.abs(array) >= _ENDLESS).any())
+
     def constant(self, array: NDArray[np.floating]) -> NDArray[np.float32] | None:
         """``array`` with numbers that the format has, not rounded; None where it would suffer.
 
