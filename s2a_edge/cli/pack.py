@@ -121,6 +121,19 @@ def pack(  # one parameter for each option: that is how typer declares them
         str,
         typer.Option(help="How frozen weights are kept: fp32, fp16, int8 or int4."),
     ] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="What graphs compute in: fp32, or on CUDA fp16 or bf16."
+        ),
+    ] = "fp32",
+    emulate: Annotated[
+        bool,
+        typer.Option(
+            "--emulate",
+            help="With fp16 or bf16: float32 graphs that round as it does, to try it on a CPU.",
+        ),
+    ] = False,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -221,6 +234,8 @@ def pack(  # one parameter for each option: that is how typer declares them
         "target_modules": target_modules,
         "bits": parse_bits(bits),
         "frozen": frozen,
+        "precision": precision,
+        "emulate": emulate,
         "budget_bytes": parse_bytes(budget, where="--budget") if budget else None,
         "saved_budget_bytes": parse_bytes(saved_budget, where="--saved-budget")
         if saved_budget

@@ -196,6 +196,11 @@ def _closing_lines(summary: RunSummary) -> list[str]:
         f"{summary.out}: {summary.epochs} epochs, {summary.steps} steps of micro-batch "
         f"{summary.micro_batch} in {summary.seconds:.1f} s; {peak}"
     ]
+    if summary.loss_scale is not None:
+        lines.append(
+            f"float16: {summary.skipped_steps} steps skipped since gradients overflowed; their "
+            f"scale is {summary.loss_scale:g}"
+        )
     if summary.out_of_patience:
         lines.append("stopped since no epoch was better for as long as --patience says")
     if summary.stopped_by is not None:

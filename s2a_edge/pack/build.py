@@ -26,6 +26,7 @@ from s2a_edge.pack.compile import Compiled, compile_backbone, native_step, usabl
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.fit_budget import with_arena
 from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.half.stand_in import evidence_of_twin, stand_in
 from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
@@ -42,6 +43,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
+from s2a_edge.spec.task_ports import GRADIENT_SCALE
 from s2a_edge.spec.text_inputs import TOKENIZER_NAME
 from s2a_edge.spec.timeline import TIMELINE_SUFFIX
 from s2a_edge.spec.tunable import TrainableGroup, tunable_groups
@@ -52,6 +54,8 @@ _REPEAT = 3
 _MOST_FITS = 3
 _UNUSED = 0.02
 _PARAMETERS_NAME = "adapters.safetensors"
+# Of gradients in float16 while rehearsing: training's first; where it overflows, less by this.
+_FIRST_SCALE, _SMALLER_SCALE = 2.0**16, 16.0
 
 Stage = Callable[[str, str], None]
 
@@ -198,6 +202,7 @@ class _Files:
         self.initial = {t.name: t.initial for t in compiled.trainables}
         self.samples = compiled.samples
         self.scratch: set[Path] = set()
+        self.grad_scale = _FIRST_SCALE
         # Not save_file: its own error type would hide what the disk says.
         (folder / _PARAMETERS_NAME).write_bytes(save(self.initial))
 
@@ -207,8 +212,6 @@ class _Files:
         train = tuple(self._train(batch) for batch in sorted(compiled.steps))
         plan, evidence = self._planned(compiled.evaluation, "eval.onnx")
         evaluation = BatchGraph("eval.onnx", compiled.eval_batch, plan, evidence)
-        for path in self.scratch:
-            path.unlink(missing_ok=True)
         used = emit_model(compiled.inference, self.weights, self.folder / "infer.onnx",
                           skeleton=True)
         plan, evidence = self._planned(compiled.optimizer, "optimizer.onnx")
@@ -216,9 +219,12 @@ class _Files:
                         describe.infer_graph("infer.onnx", compiled.inference, used,
                                              task(self.options)),
                         OptimizerGraph("optimizer.onnx", plan, evidence))
-        return describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
+        made = describe.manifest(compiled, self.options, graphs, tuple(self.weights.values()),
                                  versions(), self.samples.record(max(compiled.steps)),
                                  self._logits_error())
+        for path in self.scratch:
+            path.unlink(missing_ok=True)
+        return made
 
     def _train(self, batch: int) -> BatchGraph:
         step = self.compiled.steps[batch]
@@ -258,18 +264,44 @@ class _Files:
         if timeline is not None:
             (self.folder / timeline).write_bytes(describe.packed_timeline(planned))
         emit_model(model, self.weights, self.folder / name)
+        runs, run_plan = self._runnable(model, name, plan)
         self.on_stage("rehearse", name)
         inputs, outputs = self.folder / "rehearsal.npz", self.folder / "outputs.npz"
         self._write_inputs(inputs, model, 0)
-        evidence = rehearse(self.folder / name, plan, inputs, repeat=_REPEAT, outputs=outputs,
+        evidence = rehearse(runs, run_plan, inputs, repeat=_REPEAT, outputs=outputs,
                             threads=self.threads, kernels=kernels)
+        if runs.name != name:
+            evidence = evidence_of_twin(evidence)
         if compared is not None:
-            error = self._gradient_error(self.folder / name, outputs, batch=compared,
-                                         kernels=kernels)
+            while self._overflows(outputs):
+                self.grad_scale /= _SMALLER_SCALE
+                self._write_inputs(inputs, model, 0)
+                self._run(runs, inputs, outputs, kernels)
+            error = self._gradient_error(runs, outputs, batch=compared, kernels=kernels)
             evidence = describe.with_gradient_error(evidence, error)
         inputs.unlink()
         outputs.unlink()
         return plan, evidence
+
+    def _runnable(self, model: ir.Model, name: str, plan: MemoryPlan) -> tuple[Path, MemoryPlan]:
+        """The file that runs on this host for the graph ``name``, and its plan."""
+        twin = stand_in(model, self.compiled.coder.half)
+        if twin is None:
+            return self.folder / name, plan
+        path = self._twin_path(name)
+        self.scratch.add(path)
+        emit_model(twin, self.weights, path, complete=True)
+        return path, plan_memory(twin, threads=self.threads).plan
+
+    def _twin_path(self, name: str) -> Path:
+        return self.folder / f"{Path(name).stem}.twin.onnx"
+
+    def _overflows(self, outputs: Path) -> bool:
+        """Whether scaled gradients were too large for float16, and a smaller scale may help."""
+        if self.options.precision != "fp16" or self.grad_scale <= 1:
+            return False
+        with np.load(outputs) as archive:
+            return not all(np.isfinite(archive[name]).all() for name in archive.files)
 
     def _logits_error(self) -> float | None:
         """What coding the weights does to the evaluation graph's output, over all samples."""
@@ -281,12 +313,14 @@ class _Files:
         folder.mkdir()
         emit_model(exact, {e.name: e for e in emit_weights([exact], folder / WEIGHTS_NAME)},
                    folder / "eval.onnx")
+        twin = self._twin_path("eval.onnx")
+        coded = twin if twin in self.scratch else self.folder / "eval.onnx"
         pairs = []
         for number in range(self.samples.batches(self.compiled.eval_batch)):
             inputs = self.folder / f"batch{number}.npz"
             self._write_inputs(inputs, exact, number)
             pair = folder / f"coded{number}.npz", folder / f"exact{number}.npz"
-            self._run(self.folder / "eval.onnx", inputs, pair[0])
+            self._run(coded, inputs, pair[0])
             self._run(folder / "eval.onnx", inputs, pair[1])
             pairs.append(pair)
             inputs.unlink()
@@ -326,9 +360,9 @@ class _Files:
         if not exact.exists():
             # Of half the batch it has constants that no graph of the bundle has.
             emit_model(reference, self.weights, exact, complete=True)
-        with np.load(inputs) as archive:
-            feeds = dict(archive)
         ports = {v.name or "": shape_of(v) for v in reference.graph.inputs}
+        with np.load(inputs) as archive:
+            feeds = {name: archive[name] for name in archive.files if name in ports}
         for rows in _parts(feeds, ports):
             given = {n: a if a.shape == ports[n] else a[rows] for n, a in feeds.items()}
             np.savez(part, **given)
@@ -343,6 +377,8 @@ class _Files:
 
     def _write_inputs(self, path: Path, model: ir.Model, number: int) -> None:
         feeds = self.samples.feeds(model, self.initial, number)
+        if GRADIENT_SCALE in feeds and self.options.precision == "fp16":
+            feeds[GRADIENT_SCALE] = np.asarray(self.grad_scale, np.float32)
         np.savez(path, **feeds)  # type: ignore[arg-type]  # names are data
 
 

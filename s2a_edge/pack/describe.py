@@ -75,18 +75,24 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
         recipe=Recipe(_adapters(options), options.bits,
                       "recompute" if recomputed else "store", options.optimizer,  # type: ignore[arg-type]  # checked by PackOptions
                       options.effective_batch, tuple(sorted(options.micro_batches)),
-                      options.device, options.seed, options.recompute),
+                      options.device, options.seed, options.recompute,
+                      options.precision, options.emulate),
         trainables=tuple(Trainable(t.name, tuple(t.initial.shape), t.kind, t.module, t.decay,  # type: ignore[arg-type]  # kinds of adapt are the manifest's
                                    t.initial.nbytes) for t in compiled.trainables),
         saved=tuple(_saved(s, compiled.allocated) for s in saved),
         weights=weights, graphs=graphs, compat=_compat(compiled),
         precision=precision(compiled, options, calibration),
         tuning=tuning(compiled.adapted, options),
-        frozen=FrozenWeights(options.frozen, logits_error, compiled.coder.record()))
+        frozen=FrozenWeights(compiled.coder.storage, logits_error, compiled.coder.record()))
 
 
 def _compat(compiled: Compiled) -> Compat:
-    """4-bit weights are unpacked by an operator that the CUDA provider lacks."""
+    """4-bit weights are unpacked by an operator that the CUDA provider lacks.
+
+    Half precision has kernels of its own there alone, and plans that hold.
+    """
+    if compiled.coder.half is not None and not compiled.coder.emulate:
+        return Compat(ONNXRUNTIME_MIN, ("cuda",))
     packed = any(run.codec == "int4" for run in compiled.coder.record())
     return Compat(ONNXRUNTIME_MIN, ("cpu",) if packed else ("cpu", "cuda"))
 

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from s2a_edge.run.device_tensor import Array
+from s2a_edge.run.loss_scale import LossScale
 from s2a_edge.run.report import EpochRecord
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.spec import strict_json
@@ -68,6 +69,7 @@ class CheckpointInfo:
         sums: over the current epoch.
         history: one record per finished epoch.
         best: None before the first validation.
+        loss_scale: of float16 graphs; None: gradients are not scaled.
         metrics_bytes: length of ``metrics.jsonl`` at that moment; what follows is repeated.
     """
 
@@ -84,6 +86,7 @@ class CheckpointInfo:
     history: Annotated[tuple[EpochRecord, ...], Length(0, MAX_EPOCHS)]
     best: Best | None
     metrics_bytes: int
+    loss_scale: LossScale | None = None
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Array], info: CheckpointInfo) -> None:

@@ -7,6 +7,7 @@ after the last complete optimizer step: a resumed run computes exactly what it w
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -190,12 +191,17 @@ class Fit:
         grad_norm = self._train.update(lr, position.global_step, settings, where=where)
         self.updating = False
         sums = position.sums
-        position.sums = EpochSums(
-            sums.loss + loss_sum, sums.correct + (correct or 0.0), sums.samples + part.step_samples
-        )
+        if math.isfinite(loss_sum):  # in float16 an overflow of the forward pass skips the step
+            position.sums = EpochSums(
+                sums.loss + loss_sum,
+                sums.correct + (correct or 0.0),
+                sums.samples + part.step_samples,
+            )
         position.step += 1
         position.global_step += 1
-        self._report.step_done(part.step_samples, loss_sum, correct, lr, grad_norm)
+        self._report.step_done(
+            part.step_samples, loss_sum, correct, lr, grad_norm, self._train.state.loss_scale
+        )
 
     def _finish_epoch(self, evaluation: Evaluation | None) -> None:
         """Record the epoch, keep it if it is the best, and save."""
@@ -219,6 +225,7 @@ class Fit:
             samples=len(plan.data),
             settings=plan.settings,
             metrics_bytes=self._folder.sync_metrics(),
+            loss_scale=self._train.state.loss_scale,
             **vars(position),
         )
         state = self._train.state

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from s2a_edge.run.fit_plan import FitPlan, Position
 from s2a_edge.run.guard import MemoryGuard
+from s2a_edge.run.loss_scale import LossScale
 from s2a_edge.run.metrics import SCORED_LOSSES, Evaluation, Score, Tally
 from s2a_edge.run.report import EpochRecord, Phase, Progress
 from s2a_edge.run.run_folder import RunFolder
+from s2a_edge.spec.errors import NonFiniteLossError
 
 
 class FitReport:
@@ -59,9 +62,21 @@ class FitReport:
         self._tell("validate", self._val_batches, self._val_batches)
 
     def step_done(
-        self, samples: int, loss_sum: float, correct: float | None, lr: float, grad_norm: float
+        self,
+        samples: int,
+        loss_sum: float,
+        correct: float | None,
+        lr: float,
+        grad_norm: float,
+        scale: LossScale | None = None,
     ) -> None:
-        """An optimizer step is complete; ``loss_sum`` and ``correct`` are sums over its samples."""
+        """An optimizer step is complete; ``loss_sum`` and ``correct`` are sums over its samples.
+
+        With a ``scale``, a norm that is not finite says that the update was left out.
+        """
+        scaling: dict[str, object] = {}
+        if scale is not None:
+            scaling = {"loss_scale": scale.value, "skipped": not math.isfinite(grad_norm)}
         position = self._position
         self._folder.add_metrics(
             {
@@ -70,17 +85,25 @@ class FitReport:
                 "step": position.step,
                 "global_step": position.global_step,
                 "samples": samples,
-                "loss": loss_sum / samples,
+                "loss": _or_none(loss_sum / samples),
                 "accuracy": None if correct is None else correct / samples,
                 "lr": lr,
-                "grad_norm": grad_norm,
+                "grad_norm": _or_none(grad_norm),
                 "memory_bytes": self._guard.resident_bytes(),
+                **scaling,
             }
         )
 
     def epoch_done(self, evaluation: Evaluation | None) -> EpochRecord:
         """An epoch is complete, its validation too."""
         sums = self._position.sums
+        if not sums.samples:
+            raise NonFiniteLossError(
+                where=f"epoch {self._position.epoch + 1}",
+                expected="a step with a finite loss",
+                got="none: every one overflowed float16",
+                todo="lower the learning rate, or pack with --precision bf16 or fp32",
+            )
         record = EpochRecord(
             epoch=self._position.epoch + 1,
             loss=sums.loss / sums.samples,
@@ -129,6 +152,11 @@ class FitReport:
         """Of the epoch so far; None for tasks without a right or wrong."""
         sums = self._position.sums
         return sums.correct / sums.samples if self._plan.loss.task.loss in SCORED_LOSSES else None
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no number for infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _last_validation(position: Position) -> tuple[float, Score | None] | None:

@@ -119,6 +119,8 @@ class RunSummary:
         stopped_by: name of the signal that ended the run early; None: it ran to its end.
         out_of_patience: it ended early since no epoch was better for long enough.
         step_downs: changes to a smaller micro-batch, in order.
+        skipped_steps: of ``steps``, those without an update, since gradients overflowed float16.
+        loss_scale: the factor on gradients in the end; None where they are not scaled.
     """
 
     out: Path
@@ -135,3 +137,5 @@ class RunSummary:
     stopped_by: str | None
     out_of_patience: bool
     step_downs: tuple[StepDown, ...] = ()
+    skipped_steps: int = 0
+    loss_scale: float | None = None

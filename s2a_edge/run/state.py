@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
+from s2a_edge.run.loss_scale import LossScale
 from s2a_edge.spec.errors import CheckpointError
 from s2a_edge.spec.manifest import Trainable
 from s2a_edge.spec.state_layout import state_layout
@@ -27,11 +28,20 @@ class TrainingState:
         trainables: what the bundle trains; shapes as in the manifest.
         optimizer: ``"adamw"`` or ``"sgd"``: which state it keeps.
         provider: where the tensors are.
+        loss_scale: to begin with, of float16 graphs.
+
+    Attributes:
+        loss_scale: None where gradients are not scaled.
     """
 
     def __init__(
-        self, trainables: Sequence[Trainable], optimizer: str, provider: Provider = "cpu"
+        self,
+        trainables: Sequence[Trainable],
+        optimizer: str,
+        provider: Provider = "cpu",
+        loss_scale: LossScale | None = None,
     ) -> None:
+        self.loss_scale = loss_scale
         self.slots = SLOTS[optimizer]
         self.names = tuple(t.name for t in trainables)
         self.layout = state_layout((t.name, math.prod(t.shape), t.decay) for t in trainables)
@@ -131,11 +141,13 @@ class TrainingState:
         self.zero_accumulators()
 
     def load_parameters(self, values: Mapping[str, Array], *, where: str) -> None:
-        """Start anew from parameters: optimizer state and gradients become zero.
+        """Start anew from parameters: state and gradients become zero, the loss scale its first.
 
         Raises:
             CheckpointError: as :meth:`restore`.
         """
+        if self.loss_scale is not None:
+            self.loss_scale = LossScale()
         zeros = {
             key: np.zeros(tensor.shape, np.float32)
             for key, tensor in self.inputs(*self.slots).items()

@@ -22,7 +22,7 @@ from s2a_edge.run.samples import check_inputs, check_targets, full_batch_needed
 from s2a_edge.run.state import TrainingState
 from s2a_edge.spec.errors import BudgetError, DataError, NonFiniteLossError
 from s2a_edge.spec.manifest import BatchGraph, Manifest
-from s2a_edge.spec.task_ports import LOGITS, LOSS, loss_inputs, training_outputs
+from s2a_edge.spec.task_ports import LOGITS, LOSS, loss_inputs, scale_inputs, training_outputs
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class StepResult:
         correct: samples that were recognised; of several labels, a sample counts by the share of
             decisions that are right. None for tasks without a right or wrong.
         samples: how many samples there were.
-        grad_norm: global L2 norm of the gradient, before clipping.
+        grad_norm: global L2 norm of the gradient, before clipping; not finite where it overflowed
+            float16 and the update was left out.
         lr: learning rate that was used.
     """
 
@@ -81,6 +82,8 @@ class TrainStep:
         self.inputs = BatchInputs(engine, manifest.inputs, graph.batch)
         ports = loss_inputs(task.loss, graph.batch, task.classes)
         self._loss_inputs = {name: engine.tensor(shape) for name, shape in ports.items()}
+        ports = scale_inputs(manifest.recipe.precision)
+        self._scales = {name: engine.tensor(shape) for name, shape in ports.items()}
         ports = training_outputs(task, graph.batch)
         self._outputs = {name: engine.tensor(shape) for name, shape in ports.items()}
         # Before the training graph: see Trainer on the order of sessions.
@@ -93,6 +96,7 @@ class TrainStep:
                 **self.inputs.tensors,
                 **state.inputs("param", "acc"),
                 **self._loss_inputs,
+                **self._scales,
             },
             {**state.outputs("acc"), **self._outputs},
         )
@@ -121,13 +125,17 @@ class TrainStep:
             tasks without a right or wrong).
 
         Raises:
-            NonFiniteLossError: the loss is NaN or infinite; accumulators are zeroed.
+            NonFiniteLossError: the loss is NaN or infinite; accumulators are zeroed. Not with
+                scaled gradients: they are not finite either then, and :meth:`update` sees it.
             BudgetError: the arena is exhausted; accumulators are zeroed.
             DataError: an input holds an index that no table of the graph has; likewise.
         """
         self.inputs.write(inputs)
         for name, tensor in self._loss_inputs.items():
             tensor.write(_padded(rows[name], tensor.shape))
+        scale = self.state.loss_scale
+        for tensor in self._scales.values():
+            tensor.write(np.asarray(1.0 if scale is None else scale.value, np.float32))
         try:
             self._train.run()
         except BudgetError as error:
@@ -137,7 +145,7 @@ class TrainStep:
             self.state.zero_accumulators()
             raise
         loss = float(self._outputs[LOSS].read()) * self.effective_batch
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and scale is None:
             self.state.zero_accumulators()
             raise _not_finite(where, "loss", loss)
         if LOGITS not in self._outputs:
@@ -155,20 +163,27 @@ class TrainStep:
             where: for errors: epoch and step.
 
         Returns:
-            Global gradient norm before clipping.
+            Global gradient norm before clipping. With scaled gradients it may be NaN or infinite:
+            parameters and state are unchanged then, and the scale is smaller.
 
         Raises:
-            NonFiniteLossError: the norm is NaN or infinite; parameters and state are unchanged.
+            NonFiniteLossError: the norm is NaN or infinite, and no smaller scale can help;
+                parameters and state are unchanged.
             BudgetError: the arena is exhausted; parameters may be partly updated.
         """
+        scale = self.state.loss_scale
+        done = step if scale is None else step - scale.skipped_steps
         try:
-            grad_norm = self._optimizer.run(lr, step, settings)
+            grad_norm = self._optimizer.run(lr, done, settings)
         except BudgetError as error:
             raise placed(error, where) from error
         finally:
             self.state.zero_accumulators()
-        if not math.isfinite(grad_norm):
+        is_finite = math.isfinite(grad_norm)
+        if not is_finite and (scale is None or scale.exhausted):
             raise _not_finite(where, "gradient norm", grad_norm)
+        if scale is not None:
+            self.state.loss_scale = scale.after_good_step() if is_finite else scale.after_overflow()
         return grad_norm
 
     def rehearse(self, settings: Hyperparameters) -> None:
@@ -209,7 +224,8 @@ class TrainStep:
 
         Raises:
             DataError: names, shapes or targets do not suit the bundle.
-            NonFiniteLossError: loss or gradient norm; parameters are unchanged.
+            NonFiniteLossError: loss or gradient norm; parameters are unchanged. With scaled
+                gradients only when no smaller scale can help.
             BudgetError: the arena is exhausted.
         """
         samples = check_inputs(inputs, self.inputs, self.effective_batch)

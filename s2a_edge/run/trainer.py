@@ -18,6 +18,7 @@ from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
 from s2a_edge.run.kernel_choice import kernel_library
 from s2a_edge.run.loss_inputs import LossInputs
+from s2a_edge.run.loss_scale import LossScale
 from s2a_edge.run.report import OnProgress, RunSummary
 from s2a_edge.run.run_folder import RunFolder, refuse_existing
 from s2a_edge.run.sessions import Sessions, no_evaluation
@@ -96,7 +97,9 @@ class Trainer(TunedModel):
         manifest = opened.manifest
         self.native = opened.is_native
         self._asked_micro_batch = micro_batch
-        state = TrainingState(manifest.trainables, manifest.recipe.optimizer, provider)
+        recipe = manifest.recipe
+        scale = LossScale() if recipe.precision == "fp16" else None
+        state = TrainingState(manifest.trainables, recipe.optimizer, provider, scale)
         sessions = Sessions(
             opened,
             state,
@@ -303,6 +306,7 @@ class Trainer(TunedModel):
                 self.continues_with = training.continues_with
         self.steps_done = position.global_step
         self.target_scaling = scaling_of(task, settings)
+        scale = self.state.loss_scale
         return RunSummary(
             out=out,
             epochs=position.epoch,
@@ -318,6 +322,8 @@ class Trainer(TunedModel):
             stopped_by=stop.signal_name if position.epoch < epochs else None,
             out_of_patience=position.epoch < epochs and training.out_of_patience,
             step_downs=training.step_downs,
+            skipped_steps=0 if scale is None else scale.skipped_steps,
+            loss_scale=None if scale is None else scale.value,
         )
 
     def _require_room(self, plan: FitPlan) -> None:
@@ -352,5 +358,6 @@ class Trainer(TunedModel):
         info, tensors = read_checkpoint(folder.last)
         position = resumed_position(info, plan, str(folder.last))
         self.state.restore(tensors, where=str(folder.last))
+        self.state.loss_scale = info.loss_scale
         folder.cut_metrics(info.metrics_bytes)
         return position

@@ -166,6 +166,7 @@ class Training:
         info, tensors = read_checkpoint(self._folder.last)
         position = resumed_position(info, self._plan, str(self._folder.last))
         self._state.restore(tensors, where=str(self._folder.last))
+        self._state.loss_scale = info.loss_scale
         self._folder.cut_metrics(info.metrics_bytes)
         return position
 

@@ -94,6 +94,7 @@ class TunedModel:
             self.state.load_parameters(_parameters(tensors), where=str(file))
         else:
             self.state.restore(tensors, where=str(file))
+            self.state.loss_scale = info.loss_scale
         self.steps_done = info.global_step
         self.target_scaling = scaling_of(self.bundle.manifest.task, info.settings)
 

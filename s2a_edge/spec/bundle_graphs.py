@@ -17,7 +17,13 @@ from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_facts import ModelFacts, ValueFacts
 from s2a_edge.spec.onnx_wire import lint_model
-from s2a_edge.spec.task_ports import Ports, evaluation_outputs, loss_inputs, training_outputs
+from s2a_edge.spec.task_ports import (
+    Ports,
+    evaluation_outputs,
+    loss_inputs,
+    scale_inputs,
+    training_outputs,
+)
 
 MAX_OPSET = 23
 MAX_IR_VERSION = 10  # onnxruntime 1.19 reads no newer one
@@ -93,6 +99,7 @@ def expected_signatures(manifest: Manifest) -> dict[str, _Signature]:
     for graph in graphs.train:
         inputs = _data_inputs(manifest, graph.batch)
         inputs += _floats(loss_inputs(task.loss, graph.batch, task.classes))
+        inputs += _floats(scale_inputs(manifest.recipe.precision))
         inputs += params + _per_trainable(manifest, "acc")
         outputs = _floats(training_outputs(task, graph.batch))
         signatures[graph.file] = inputs, outputs + _per_trainable(manifest, "acc_out")

@@ -26,6 +26,8 @@ class Recipe:
     """How it was packed; ``effective_batch`` is the sum of its micro-batches.
 
     ``recompute`` says what may be computed again instead of kept; ``saved`` names each such value.
+    ``precision`` is what the training and evaluation graphs compute in; ``emulated``: they are
+    float32 graphs that round as it does, for a CPU.
     """
 
     adapters: Annotated[tuple[Name, ...], Length(0, 64)]
@@ -37,6 +39,8 @@ class Recipe:
     device: Text | None
     seed: Annotated[int, Span(0, 2**63 - 1)]
     recompute: Literal["none", "cheap", "products"] = "none"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    emulated: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ THREAD_BYTES = 64 * 2**10  # scratch of one thread inside a convolution (onnxrun
 # all patches of an image, not a tile of them at a time. (1.23.0 itself does not yet.)
 WHOLE_IMAGE_VERSIONS = ((1, 23), (1, 26))
 
+NOT_MEASURED = 0
+"""As ``arena_measured_bytes``: the graph itself did not run on the packing host."""
+
 ByteCount = Annotated[int, Span(0, MAX_BYTES)]
 Name = Annotated[str, Length(1, MAX_NAME_CHARS)]
 
@@ -109,7 +112,8 @@ class Evidence:
     Attributes:
         machine: the host in words: processor, cores.
         onnxruntime: version that ran it.
-        arena_measured_bytes: the smallest arena limit under which it was seen to run.
+        arena_measured_bytes: the smallest arena limit under which it was seen to run;
+            :data:`NOT_MEASURED` where a float32 twin ran in its place (``--precision``).
         process_peak_bytes: peak resident memory of the process, mapped weights left out (a budget
             counts them once, as the size of their file).
         runtime_base_bytes: the same before the session existed, library code included.

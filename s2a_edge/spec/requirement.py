@@ -21,6 +21,7 @@ from typing import Literal
 from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.manifest import BatchGraph, Manifest, OptimizerGraph
 from s2a_edge.spec.manifest_checks import ITEM_BYTES
+from s2a_edge.spec.memory_plan import NOT_MEASURED
 from s2a_edge.spec.task_ports import loss_inputs, training_outputs
 from s2a_edge.spec.units import MIB
 
@@ -273,8 +274,9 @@ def _beyond_plan(manifest: Manifest, train: BatchGraph, setting: Setting) -> int
         - (graph.evidence.runtime_base_bytes + graph.evidence.session_bytes
            + graph.plan.arena_bytes + bound[graph.file])
         for graph in loaded
+        if graph.evidence.arena_measured_bytes != NOT_MEASURED  # of a twin, which needs more
     )
-    return max(0, *beyond)
+    return max((0, *beyond))
 
 
 def _weight_lines(manifest: Manifest, setting: Setting) -> tuple[RequirementLine, ...]:
