@@ -189,6 +189,16 @@ void dequantize_rows(const int8_t* codes, const uint16_t* scales, int64_t rows, 
   }
 }
 
+void unpack_halves(const uint8_t* codes, const uint8_t* scales, int64_t n, float step, int high,
+                   float* out) {
+  if (high)
+    for (int64_t i = 0; i < n; ++i)
+      out[i] = (float)((codes[i] >> 4) - 8) * ((float)scales[i] * step);
+  else
+    for (int64_t i = 0; i < n; ++i)
+      out[i] = (float)((codes[i] & 15) - 8) * ((float)scales[i] * step);
+}
+
 void add_all(const float* const* x, int count, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += RUN) {
     int64_t some = n - i < RUN ? n - i : RUN;

@@ -32,6 +32,10 @@ void quantize_rows(const float* x, int64_t rows, int64_t n, int8_t* codes, uint1
 void dequantize_rows(const int8_t* codes, const uint16_t* scales, int64_t rows, int64_t n,
                      float* out);
 
+/* (code - 8) * (scale[i] * step) of n bytes, the codes in their high halves or in their low ones */
+void unpack_halves(const uint8_t* codes, const uint8_t* scales, int64_t n, float step, int high,
+                   float* out);
+
 /* the sum of 2 to 5 arrays, from the first to the last */
 void add_all(const float* const* x, int count, int64_t n, float* out);
 

@@ -165,6 +165,24 @@ static void run_dequantize_rows(const Job* j, int64_t first, int64_t last) {
                   last - first, n, (float*)j->out[0] + first * n);
 }
 
+/* Rows 0 to N/2 - 1 lie in the low halves of bytes, the others in the high halves of the same;
+ * `size` rows of a half share scales. */
+static int counts_halves(const Kernel* k, int64_t n[]) {
+  int64_t half = k->inner > 0 ? k->elements / k->inner / 2 : 0; /* rows */
+  n[0] = k->elements / 2;
+  n[1] = k->size > 0 ? k->elements / k->size : 0;
+  return half > 0 && k->elements == 2 * half * k->inner && divides(k->size, half);
+}
+
+static void run_halves(const Job* j, int64_t first, int64_t last) {
+  const Kernel* k = j->kernel;
+  int64_t half = k->elements / k->inner / 2;
+  for (int64_t row = first; row < last; ++row)
+    unpack_halves((const uint8_t*)j->in[0] + row % half * k->inner,
+                  (const uint8_t*)j->in[1] + row / k->size * k->inner, k->inner, k->step,
+                  row >= half, (float*)j->out[0] + row * k->inner);
+}
+
 static int counts_softmax(const Kernel* k, int64_t n[]) {
   n[0] = n[1] = k->elements;
   return divides(k->inner, k->elements);
@@ -417,6 +435,8 @@ static const Spec SPECS[] = {
      grain_inner, run_quantize_rows, NULL},
     {OP, "DequantizeRows", {ORT_INT8, ORT_BFLOAT16}, {F32}, {SHAPE}, counts_dequantize_rows,
      grain_inner, run_dequantize_rows, NULL},
+    {OP, "UnpackHalves", {ORT_UINT8, ORT_UINT8}, {F32}, {SHAPE}, counts_halves, grain_inner,
+     run_halves, NULL},
     {OP, "Add3", {F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add, NULL},
     {OP, "Add4", {F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add, NULL},
     {OP, "Add5", {F32, F32, F32, F32, F32}, {F32}, {SHAPE}, counts_add, grain_codes, run_add, NULL},

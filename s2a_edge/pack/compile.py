@@ -28,6 +28,7 @@ from s2a_edge.pack.half.twin import float32_twin
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.merge_views import merge_views
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
+from s2a_edge.pack.native_views import merge_native_views
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
@@ -185,10 +186,12 @@ def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCo
         fuse_native(step.model, sums=sums)
     lower(step.model)
     merge_views(step.model)
+    if native:
+        merge_native_views(step.model)
     if half is not None:
         step = half_step(step, half)
     schedule(step.model)
-    coder.apply(step.model)
+    coder.apply(step.model, native=native)
     if half is not None and coder.emulate:
         step = replace(step, model=float32_twin(step.model, half))
     check_emitted(step.model)

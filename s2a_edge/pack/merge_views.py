@@ -14,28 +14,33 @@ def merge_views(model: ir.Model) -> None:
     its buffer's values: a view that says more than the value it is of is kept.
     """
     graph = model.graph
-    outputs = set(graph.outputs)
     for node in graph:
-        view = node.inputs[0] if _is_view(node) else None
+        view = node.inputs[0] if is_view(node) else None
         below = view.producer() if view is not None else None
-        if view is None or below is None or not _is_view(below):
+        if view is None or below is None or not is_view(below):
             continue
         source = below.inputs[0]
         if source is not None and view.metadata_props.get(KIND_KEY) == source.metadata_props.get(
                 KIND_KEY):
             node.replace_input_with(0, source)
-    unread = [n for n in graph if _is_view(n) and not n.outputs[0].uses()
-              and n.outputs[0] not in outputs]
-    graph.remove(unread, safe=True)
+    drop_unread(model)
+
+
+def drop_unread(model: ir.Model) -> None:
+    """Drops views that nobody reads, and constants that nobody reads then."""
+    graph, outputs = model.graph, set(model.graph.outputs)
+    while unread := [n for n in graph if is_view(n) and not n.outputs[0].uses()
+                     and n.outputs[0] not in outputs]:
+        graph.remove(unread, safe=True)
     for name in [n for n, v in graph.initializers.items() if not v.uses() and v not in outputs]:
         del graph.initializers[name]
 
 
-def _is_view(node: ir.Node) -> bool:
+def is_view(node: ir.Node) -> bool:
     """A Reshape to a shape without zeros or -1, which would mean another shape elsewhere."""
     shape = node.inputs[1] if node.op_type == "Reshape" and not node.domain else None
     return (shape is not None and shape.const_value is not None
             and bool((shape.const_value.numpy() > 0).all()))
 
 
-__all__ = ["merge_views"]
+__all__ = ["drop_unread", "is_view", "merge_views"]

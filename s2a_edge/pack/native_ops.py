@@ -23,8 +23,8 @@ _OUTPUTS = {
     "PackWords": (_U16,), "PackColumns": (_U16,), "UnpackWords": (_F32,), "UnpackTimes": (_F32,),
     "UnpackColumns": (_F32,), "AbsoluteMaxima": (_F32,), "GeluWords": (_F32, _U16),
     "QuantizeRows": (ir.DataType.INT8, ir.DataType.BFLOAT16), "DequantizeRows": (_F32,),
-    "Add3": (_F32,), "Add4": (_F32,), "Add5": (_F32,), "ColumnSums": (_F32,),
-    "SoftmaxGradient": (_F32,),
+    "UnpackHalves": (_F32,), "Add3": (_F32,), "Add4": (_F32,), "Add5": (_F32,),
+    "ColumnSums": (_F32,), "SoftmaxGradient": (_F32,),
     "LayerNorm": (_F32, _F32, _F32), "LayerNormGradient": (_F32,),
 }
 NATIVE_OPERATORS = frozenset(_OUTPUTS)

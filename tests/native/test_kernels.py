@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from s2a_edge.native import NATIVE_DOMAIN, find_library
+from s2a_edge.spec.frozen_weights import CodedWeight, decode_run
 from s2a_edge.spec.lowbit import round_to_bfloat16
 
 LIBRARY = find_library()
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
 
 Array = np.ndarray[Any, Any]
 LEVELS = [float(x) for x in np.linspace(-1.5, 2.5, 16).astype(np.float32)]
-_TYPES = {"float32": TensorProto.FLOAT, "uint16": TensorProto.UINT16, "int8": TensorProto.INT8}
+_TYPES = {"float32": TensorProto.FLOAT, "uint16": TensorProto.UINT16,
+          "uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 
 
 def run(op: str, operands: Mapping[str, Array], results: Mapping[str, int], threads: int = 2,
@@ -212,6 +214,20 @@ def test_numbers_that_are_not_finite_get_some_code() -> None:
 
 
 WORDS, FLOATS = np.zeros(64, np.uint16), np.zeros(256, np.float32)
+BYTES = np.zeros(64, np.uint8)
+
+
+@pytest.mark.parametrize(("rows", "rest", "block"), [
+    (16, (3,), 8), (64, (5, 7), 32), (768, (100,), 32), (24, (1,), 12)])
+def test_halves_are_decoded_bit_for_bit(rows: int, rest: tuple[int, ...], block: int) -> None:
+    """Against numpy, which the portable nodes are compared with elsewhere."""
+    rng = np.random.default_rng(rows)
+    codes = rng.integers(0, 256, (1, rows // 2, *rest)).astype(np.uint8)
+    scales = rng.integers(0, 256, (2, rows // 2 // block, *rest)).astype(np.uint8)
+    coded = CodedWeight("w", 0, (rows, *rest), "int4", "c", "s", block, 0.0123)
+    got, = run("UnpackHalves", {"codes": codes, "scales": scales}, {"w": TensorProto.FLOAT},
+               shape=[rows, *rest], size=block, inner=math.prod(rest), step=0.0123)
+    np.testing.assert_array_equal(got, decode_run(coded, codes, scales))
 
 
 @pytest.mark.parametrize(("op", "operands", "attributes"), [
@@ -238,6 +254,11 @@ WORDS, FLOATS = np.zeros(64, np.uint16), np.zeros(256, np.float32)
     ("GeluWords", [FLOATS, FLOATS[:15]], {"shape": [256], "inner": 16, "step": 0.1}),
     ("GeluWords", [FLOATS, FLOATS[:16]], {"shape": [256], "inner": 16, "step": 0.0}),
     ("ColumnSums", [FLOATS], {"shape": [16], "size": 17}),
+    ("UnpackHalves", [BYTES, BYTES[:8]], {"shape": [128], "size": 8, "inner": 2}),
+    ("UnpackHalves", [BYTES, BYTES[:8]], {"shape": [130], "size": 8, "inner": 1}),
+    ("UnpackHalves", [BYTES, BYTES[:8]], {"shape": [128], "size": 0, "inner": 1}),
+    ("UnpackHalves", [BYTES, BYTES[:8]], {"shape": [128], "size": 128, "inner": 1}),
+    ("UnpackHalves", [BYTES, BYTES[:16]], {"shape": [128], "size": 8, "inner": -1}),
     ("ColumnSums", [FLOATS], {"shape": [16], "size": 0}),
     ("Add3", [FLOATS, FLOATS, FLOATS[:255]], {"shape": [256]}),
 ])

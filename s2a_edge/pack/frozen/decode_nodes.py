@@ -6,11 +6,12 @@ node: it is gone before the next one is decoded, so no more than one is ever hel
 ``DequantizeLinear`` on 4-bit types takes 1.2 ms per million values on two cores (onnxruntime 1.32);
 unpacking bytes by one ``BitwiseAnd`` with two masks, ``[0x0F, 0xF0]``, and decoding bytes takes
 0.5. A byte's high half stays where it is, as 16 times the code; scale and zero point of that half
-undo it.
+undo it. With kernels in C one node does all of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from s2a_edge.pack.emit import is_weight
 from s2a_edge.pack.frozen.quantize import Coded, encode
 from s2a_edge.pack.graph import CODED_KEY, PART_KEY, GraphBuilder, dtype_of, module_of, shape_of
 from s2a_edge.pack.half.formats import Half
+from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.spec.frozen_weights import ZERO_POINT, CodedWeight, FrozenStorage
 
 # A smaller weight's nodes, some 3.5 KiB each in a session, would take what its codes save.
@@ -76,14 +78,19 @@ class FrozenCoder:
                         coded.block, coded.step)
             for name, coded in self._coded.items())
 
-    def apply(self, model: ir.Model) -> None:
-        """Lets ``model`` read codes; the order of its other nodes stays as it is."""
+    def apply(self, model: ir.Model, *, native: bool = False) -> None:
+        """Lets ``model`` read codes; the order of its other nodes stays as it is.
+
+        Args:
+            model: changed in place.
+            native: 4 bits are decoded by one kernel in C instead of four nodes.
+        """
         graph = model.graph
         if not self:
             return
         names = {name for node in graph for name in (node.name, *(v.name for v in node.outputs))}
         builder = GraphBuilder(taken={*(n for n in names if n), *graph.initializers,
-                                      *(v.name or "" for v in graph.inputs)})
+                                      *(v.name or "" for v in graph.inputs)}, native=native)
         for node in list(graph):
             for index, value in enumerate(node.inputs):
                 if value is None or value.name not in self._coded or value.producer() is not None:
@@ -106,6 +113,8 @@ class FrozenCoder:
                 del graph.initializers[name]
         for value in builder.initializers.values():
             graph.register_initializer(value)
+        if any(node.domain == NATIVE_DOMAIN for node in graph):
+            graph.opset_imports[NATIVE_DOMAIN] = 1
 
     def _decoded(self, g: GraphBuilder, name: str, dtype: ir.DataType = ir.DataType.FLOAT,
                  ) -> ir.Value:
@@ -126,6 +135,10 @@ class FrozenCoder:
             return g.op("DequantizeLinear", codes, scales, name=f"{name}.values", axis=0,
                         block_size=coded.block)
         assert coded.step is not None
+        if g.native:
+            return g.op("UnpackHalves", codes, scales, name=f"{name}.decoded",
+                        domain=NATIVE_DOMAIN, shape=list(coded.shape), size=coded.block,
+                        inner=math.prod(coded.shape[1:]), step=coded.step)
         rank = len(coded.shape)
         masks = np.array([0x0F, 0xF0], np.uint8).reshape(2, *[1] * rank)
         steps = np.array([coded.step, coded.step / 16], np.float32)

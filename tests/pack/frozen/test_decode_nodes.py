@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.native import find_library
 from s2a_edge.pack.adapt import Adapted, adapt
 from s2a_edge.pack.differentiate import differentiate
 from s2a_edge.pack.emit import check_emitted
@@ -21,6 +22,7 @@ from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.schedule import schedule
 from s2a_edge.pack.slice_products import read_transposed, slice_products
 from s2a_edge.spec.frozen_weights import FrozenStorage, FrozenWeights, decode_weight
+from tests.native.test_kernels import session
 from tests.pack.compiled import run
 
 _WIDTH, _TOKENS, _BATCH, _CLASSES = 128, 5, 2, 3
@@ -165,6 +167,23 @@ def test_the_runtime_decodes_bit_for_bit(storage: FrozenStorage) -> None:
         got = run(model_of([x], [out], g, "decode"), {"x": np.ones(1, np.float32)})[out.name or ""]
         rows = slice(run_.first_row, run_.first_row + run_.shape[0])
         np.testing.assert_array_equal(got, decoded[run_.of][rows])
+
+
+@pytest.mark.skipif(find_library() is None, reason="no C compiler")
+def test_a_kernel_in_c_decodes_the_same_in_one_node(body: Body) -> None:
+    case = _Case(body, "int4")
+    native = case._train()
+    case.coder.apply(native, native=True)
+    check_emitted(native)
+    decoders = [n for n in native.graph if n.op_type == "UnpackHalves"]
+    halves = [n for n in case.step.graph if n.op_type == "BitwiseAnd"]
+    assert len(native.graph) == len(case.step.graph) - 3 * len(decoders)
+    assert len(decoders) == len(halves) > 0
+    feeds = _feeds(case.adapted)
+    expected = run(case.step, feeds)
+    for name, got in run(session(ir.to_proto(native)), feeds).items():
+        scale = np.abs(expected[name]).max() + 1e-12
+        assert np.abs(got - expected[name]).max() <= _TOLERANCE * scale, name
 
 
 def test_the_wide_and_sliced_are_coded_and_the_grouped_and_small_are_not() -> None:
