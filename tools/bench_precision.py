@@ -28,13 +28,14 @@ import numpy as np
 from s2a_edge.pack.allocation.allocate import Allocation, Allocator
 from s2a_edge.pack.allocation.parts import open_session
 from s2a_edge.pack.capture import Captured, open_source
-from s2a_edge.pack.compile import Compiled, compile_backbone, training_steps
+from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.rehearse import machine
+from s2a_edge.pack.training_steps import training_steps
 from tools import prepare_cifar10
 from tools.rename_weights import renamed
 
@@ -45,6 +46,8 @@ _FEATURES = "/backbone/layernorm/Add_1_output_0"
 _CLASSES = 10
 # Batches of noise that sensitivities have not seen have numbers from here on.
 _UNSEEN = 100
+# Errors do not depend on the order.
+_AS_EMITTED = PackOptions(order="naive")
 
 
 @dataclass
@@ -151,7 +154,7 @@ def _policies(options: argparse.Namespace, compiled: Compiled, allocator: Alloca
     found: dict[str, Policy] = {f"{bits} bits": Precision(bits) for bits in options.bits}
     batch = allocator.batch
     uniform = sum(s.stored_bytes for s in training_steps(
-        compiled.by_batch, Precision(4), "cross_entropy", compiled.coder)[batch].saved)
+        compiled.by_batch, Precision(4), compiled.coder, _AS_EMITTED)[batch].saved)
     sizes = {f"auto, {share:g} of 4 bits": int(share * uniform) for share in options.shares}
     sizes |= {f"auto, {mb:g} MB": int(mb * 1e6) * batch for mb in options.saved_mb}
     for choice, size in sizes.items():
@@ -181,8 +184,8 @@ class _Steps:
         self.exact = self._gradients(exact)
 
     def step(self, policy: Policy) -> StepGraph:
-        return next(iter(training_steps(self.compiled.by_batch, policy, "cross_entropy",
-                                        self.compiled.coder).values()))
+        return next(iter(training_steps(self.compiled.by_batch, policy, self.compiled.coder,
+                                        _AS_EMITTED).values()))
 
     def _gradients(self, step: StepGraph) -> dict[str, np.ndarray]:
         """By trainable, the gradients of all batches behind one another."""

@@ -22,7 +22,7 @@ from s2a_edge.native import find_library
 from s2a_edge.pack import describe
 from s2a_edge.pack.capture import Captured, open_source
 from s2a_edge.pack.cheaper import measured_changes
-from s2a_edge.pack.compile import Compiled, compile_backbone, native_step, usable_threads
+from s2a_edge.pack.compile import Compiled, compile_backbone, native_step
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.fit_budget import with_arena
 from s2a_edge.pack.graph import shape_of
@@ -31,6 +31,7 @@ from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import gradient_error, output_error, rehearse, run_graph
+from s2a_edge.pack.training_steps import usable_threads
 from s2a_edge.spec.budget import does_not_fit, requirement
 from s2a_edge.spec.bundle_write import write_bundle
 from s2a_edge.spec.errors import InternalError, StorageError

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from s2a_edge.pack.capture import Captured
-from s2a_edge.pack.compile import Compiled, compile_backbone, usable_threads
+from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import emit_model, emit_weights
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import rehearse
+from s2a_edge.pack.training_steps import usable_threads
 from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.changes import Change, cheapest
 from s2a_edge.spec.errors import S2AError

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -20,27 +19,28 @@ from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.forward_graphs import forward_model, loss_model, predictions_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
-from s2a_edge.pack.fuse_native import fuse_native
 from s2a_edge.pack.graph import shape_of
-from s2a_edge.pack.half.convert import half_model, half_step
+from s2a_edge.pack.half.convert import half_model
 from s2a_edge.pack.half.formats import HALVES
 from s2a_edge.pack.half.twin import float32_twin
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.merge_views import merge_views
-from s2a_edge.pack.native_ops import NATIVE_DOMAIN
-from s2a_edge.pack.native_views import merge_native_views
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
-from s2a_edge.pack.precision import Policy, Precision
-from s2a_edge.pack.recompute import Recompute
+from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.regroup import slices_to_splits
-from s2a_edge.pack.schedule import live_peak_bytes, schedule
 from s2a_edge.pack.slice_products import MOST_COLUMNS, read_transposed, slice_products
+from s2a_edge.pack.training_steps import (
+    fixed_policy,
+    native_form,
+    put_in_order,
+    training_steps,
+    usable_threads,
+)
 from s2a_edge.spec.errors import BudgetError, InternalError, SourceError
 from s2a_edge.spec.manifest import TunedBlock
 from s2a_edge.spec.state_layout import state_layout
-from s2a_edge.spec.task_ports import Loss
 from s2a_edge.spec.units import format_bytes
 
 # Export runs one sample at a time on any device.
@@ -161,41 +161,14 @@ def compile_backbone(captured: Captured, options: PackOptions,
     uncoded = evaluation.clone() if coder else None
     coder.apply(references[part].model)
     evaluation = _evaluation(evaluation, coder)
-    steps = training_steps(micro, policy, options.loss, coder, options.recompute)
+    put_in_order(evaluation, options)
+    steps = training_steps(micro, policy, coder, options)
     on_stage("schedule", f"{sum(len(s.model.graph) for s in steps.values())} nodes")
     layout = state_layout((t.name, t.initial.size, t.decay) for t in adapted.trainables)
     optimizer = optimizer_model(layout.chunk_elements, options.optimizer)
     check_emitted(optimizer)
     return Compiled(backbone, adapted, steps, references, largest, evaluation,
                     inference, optimizer, samples, allocated, micro, coder, uncoded)
-
-
-def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, loss: Loss,
-                   coder: FrozenCoder, recompute: Recompute = "cheap") -> dict[int, StepGraph]:
-    """The training step of each micro-batch, ready to be planned and emitted."""
-    return {batch: _training_step(adapted, policy, loss, coder, recompute)
-            for batch, adapted in by_batch.items()}
-
-
-def _training_step(adapted: Adapted, policy: Policy, loss: Loss, coder: FrozenCoder,
-                   recompute: Recompute, *, native: bool = False, sums: bool = False) -> StepGraph:
-    half = coder.half
-    step = differentiate(adapted, policy, loss, recompute=recompute, native=native,
-                         precision="fp32" if half is None else half.name)
-    if native:
-        fuse_native(step.model, sums=sums)
-    lower(step.model)
-    merge_views(step.model)
-    if native:
-        merge_native_views(step.model)
-    if half is not None:
-        step = half_step(step, half)
-    schedule(step.model)
-    coder.apply(step.model, native=native)
-    if half is not None and coder.emulate:
-        step = replace(step, model=float32_twin(step.model, half))
-    check_emitted(step.model)
-    return step
 
 
 def _evaluation(model: ir.Model, coder: FrozenCoder) -> ir.Model:
@@ -223,16 +196,6 @@ def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:
         "smaller micro-batch or input")
 
 
-def fixed_policy(options: PackOptions) -> Precision:
-    """The policy of ``--bits N``; 4 bits where bits are chosen.
-
-    Where queries and keys come back from a norm, probabilities do so without a byte more.
-    """
-    free = options.recompute == "products" and options.attention == "auto"
-    return Precision(4 if options.bits == "auto" else options.bits,
-                     "recompute" if free else options.attention)
-
-
 def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGraph | None:
     """One training step with kernels in C; None where it has no node that could use one.
 
@@ -242,19 +205,8 @@ def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGra
         return None
     chosen = compiled.allocated
     policy = fixed_policy(options) if chosen is None else chosen.allocation
-    most_bytes = live_peak_bytes(list(compiled.steps[batch].model.graph))
-    for sums in (True, False):  # terms of a joined sum live until its end
-        step = _training_step(compiled.by_batch[batch], policy, options.loss, compiled.coder,
-                              options.recompute, native=True, sums=sums)
-        if live_peak_bytes(list(step.model.graph)) <= most_bytes:
-            break
-    uses = any(node.domain == NATIVE_DOMAIN for node in step.model.graph)
-    return step if uses else None
-
-
-def usable_threads(options: PackOptions) -> int:
-    """Threads that plan, rehearsal and measurements are for."""
-    return options.threads or len(os.sched_getaffinity(0))
+    return native_form(compiled.by_batch[batch], compiled.steps[batch], policy, compiled.coder,
+                       options)
 
 
 def _reference_batch(captured: Captured, options: PackOptions) -> int:

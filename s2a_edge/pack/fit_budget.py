@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from s2a_edge.pack.allocation.allocate import Allocation
-from s2a_edge.pack.compile import Allocated, Compiled, training_steps, usable_threads
+from s2a_edge.pack.compile import Allocated, Compiled
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.training_steps import training_steps, usable_threads
 
 # A plan for the largest micro-batch takes a second or two; the arena follows the saved bytes
 # nearly one to one, so few are needed.
@@ -51,8 +52,7 @@ def with_arena(compiled: Compiled, arena_bytes: int, options: PackOptions) -> Co
         capacity = aim if low < aim < high else (low + high) // 2
     if best is None or best.bits == before.bits:
         return None
-    steps = training_steps(compiled.by_batch, best, options.loss, compiled.coder,
-                           options.recompute)
+    steps = training_steps(compiled.by_batch, best, compiled.coder, options)
     return replace(compiled, steps=steps,
                    allocated=Allocated(compiled.allocated.measured, best))
 
@@ -60,6 +60,6 @@ def with_arena(compiled: Compiled, arena_bytes: int, options: PackOptions) -> Co
 def _arena_bytes(compiled: Compiled, allocation: Allocation, options: PackOptions) -> int:
     """What the plan of the largest micro-batch needs with ``allocation``."""
     largest = max(compiled.by_batch)
-    steps = training_steps({largest: compiled.by_batch[largest]}, allocation, options.loss,
-                           compiled.coder, options.recompute)
+    steps = training_steps({largest: compiled.by_batch[largest]}, allocation,
+                           compiled.coder, options)
     return plan_memory(steps[largest].model, threads=usable_threads(options)).plan.arena_bytes

@@ -67,6 +67,7 @@ class PackOptions:
             errors on; None: noise with the spectrum of photographs.
         calibration_samples: at most so many of it; ``auto`` measures sensitivities on no more
             either, noise or not.
+        order: ``searched`` for a small arena, or ``naive``: as emitted, for comparison.
         native: also make each training step with kernels in C, where this host can compile them.
     """
 
@@ -102,6 +103,7 @@ class PackOptions:
     threads: int | None = None
     calibration: Path | None = None
     calibration_samples: int = 16
+    order: Literal["searched", "naive"] = "searched"
     native: bool = True
 
     @property

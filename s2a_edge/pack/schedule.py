@@ -14,13 +14,25 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import nbytes_of
+from s2a_edge.pack.plan import PLANNED_VERSION, Runtime
+from s2a_edge.pack.plan.orders import Orders
+
+_ONE_THREAD = Runtime(1, PLANNED_VERSION)
 
 
-def schedule(model: ir.Model) -> None:
-    """Reorders the nodes of ``model`` in place if that lowers the most bytes alive at once."""
+def schedule(model: ir.Model, runtime: Runtime = _ONE_THREAD) -> None:
+    """Reorders the nodes of ``model`` in place if that lowers the most bytes alive at once.
+
+    Both in values and in what the runtime takes for them, workspaces included.
+    """
     nodes = list(model.graph)
     late = sink(nodes)
-    if live_peak_bytes(late) < live_peak_bytes(nodes):
+    if live_peak_bytes(late) >= live_peak_bytes(nodes):
+        return
+    number = {node: at for at, node in enumerate(nodes)}
+    orders = Orders(nodes, model.graph.outputs, runtime)
+    if (orders.requests(number[node] for node in late).peak_bytes
+            <= orders.requests(range(len(nodes))).peak_bytes):
         model.graph.remove(nodes)
         model.graph.extend(late)
 

@@ -84,9 +84,10 @@ def _group_norm_forward(f: Forward) -> tuple[ir.Value, ...]:
     g, x = f.g, f.x()
     rows = _rows(f.node, shape_of(x))
     ones = g.op("Expand", scalar(g, 1.0, x), g.constant([rows[2]]))
-    x_hat, _, inverse_deviation = g.multi(
+    x_hat, mean, inverse_deviation = g.multi(
         "LayerNormalization", [reshape(g, x, rows), ones], 3, axis=-1,
         epsilon=f.node.attributes.get_float("epsilon", 1e-5))
+    mean.name = ""  # not computed: an output that nobody reads would stay until the run ends
     maps = reshape(g, x_hat, shape_of(x))
     if f.needs[0] or f.needs[1]:
         f.save("x_hat", maps, "normalized")

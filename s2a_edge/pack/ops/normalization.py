@@ -27,9 +27,10 @@ def _layer_norm_forward(f: Forward) -> tuple[ir.Value, ...]:
     axis = int_attribute(f.node, "axis", -1)
     width = shape_of(x)[axis:]
     ones = g.constant(np.ones(width, dtype_of(x).numpy()))
-    x_hat, _, inverse_deviation = g.multi(
+    x_hat, mean, inverse_deviation = g.multi(
         "LayerNormalization", [x, ones], 3, axis=axis,
         epsilon=f.node.attributes.get_float("epsilon", 1e-5))
+    mean.name = ""  # not computed: an output that nobody reads would stay until the run ends
     if f.needs[0]:
         f.save("x_hat", x_hat, "normalized")
         if dtype_of(inverse_deviation) != dtype_of(x):  # the operator's statistics are float32

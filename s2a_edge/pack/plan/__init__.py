@@ -13,9 +13,12 @@ from s2a_edge.pack.plan.planner import Moment, PlanResult, make_plan
 from s2a_edge.pack.plan.verify import verify_plan
 from s2a_edge.pack.plan.workspaces import Runtime
 
+PLANNED_VERSION = (1, 32)
+"""The onnxruntime that plans are for, unless another is named."""
+
 
 def plan_memory(model: ir.Model, *, bound_outputs: bool = True, threads: int = 1,
-                version: tuple[int, int] = (1, 32)) -> PlanResult:
+                version: tuple[int, int] = PLANNED_VERSION) -> PlanResult:
     """The verified memory plan of ``model``, its nodes executed in the order they have.
 
     Args:
@@ -34,4 +37,4 @@ def plan_memory(model: ir.Model, *, bound_outputs: bool = True, threads: int = 1
     return result
 
 
-__all__ = ["Moment", "PlanResult", "Runtime", "plan_memory", "verify_plan"]
+__all__ = ["PLANNED_VERSION", "Moment", "PlanResult", "Runtime", "plan_memory", "verify_plan"]

@@ -1,0 +1,104 @@
+"""Training steps, ready to be planned and emitted: differentiated, lowered, put in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from s2a_edge.pack.adapt import Adapted
+from s2a_edge.pack.differentiate import StepGraph, differentiate
+from s2a_edge.pack.emit import check_emitted
+from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
+from s2a_edge.pack.fuse_native import fuse_native
+from s2a_edge.pack.half.convert import half_step
+from s2a_edge.pack.half.twin import float32_twin
+from s2a_edge.pack.lower import lower
+from s2a_edge.pack.merge_views import merge_views
+from s2a_edge.pack.native_ops import NATIVE_DOMAIN
+from s2a_edge.pack.native_views import merge_native_views
+from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.order_search import search_order
+from s2a_edge.pack.plan import PLANNED_VERSION, Runtime
+from s2a_edge.pack.precision import Policy, Precision
+from s2a_edge.pack.schedule import live_peak_bytes, schedule
+
+
+def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, coder: FrozenCoder,
+                   options: PackOptions) -> dict[int, StepGraph]:
+    """The training step of each micro-batch, of nodes that every runtime has."""
+    steps = {batch: unordered_step(adapted, policy, coder, options)
+             for batch, adapted in by_batch.items()}
+    for step in steps.values():
+        put_in_order(step.model, options)
+    return steps
+
+
+def native_form(adapted: Adapted, portable: StepGraph, policy: Policy, coder: FrozenCoder,
+                options: PackOptions) -> StepGraph | None:
+    """The training step with kernels in C; None where it has no node that could use one.
+
+    Args:
+        adapted: what ``portable`` was made of.
+        portable: the same step of nodes that every runtime has.
+        policy, coder, options: as for :func:`training_steps`.
+    """
+    most_bytes = live_peak_bytes(list(portable.model.graph))
+    for sums in (True, False):  # terms of a joined sum live until its end
+        step = unordered_step(adapted, policy, coder, options, native=True, sums=sums)
+        if live_peak_bytes(list(step.model.graph)) <= most_bytes:
+            break
+    if not any(node.domain == NATIVE_DOMAIN for node in step.model.graph):
+        return None
+    put_in_order(step.model, options)
+    return step
+
+
+def unordered_step(adapted: Adapted, policy: Policy, coder: FrozenCoder, options: PackOptions, *,
+                   native: bool = False, sums: bool = False) -> StepGraph:
+    """The training step in the order in which it was emitted, large early values sunk."""
+    half = coder.half
+    step = differentiate(adapted, policy, options.loss, recompute=options.recompute, native=native,
+                         precision="fp32" if half is None else half.name)
+    if native:
+        fuse_native(step.model, sums=sums)
+    lower(step.model)
+    merge_views(step.model)
+    if native:
+        merge_native_views(step.model)
+    if half is not None:
+        step = half_step(step, half)
+    schedule(step.model)
+    coder.apply(step.model, native=native)
+    if half is not None and coder.emulate:
+        step = replace(step, model=float32_twin(step.model, half))
+    check_emitted(step.model)
+    return step
+
+
+def put_in_order(model: ir.Model, options: PackOptions) -> None:
+    """Searches for an order of ``model`` that needs a smaller arena, unless told not to."""
+    if options.order == "searched":
+        search_order(model, Runtime(usable_threads(options), PLANNED_VERSION))
+        check_emitted(model)
+
+
+def fixed_policy(options: PackOptions) -> Precision:
+    """The policy of ``--bits N``; 4 bits where bits are chosen.
+
+    Where queries and keys come back from a norm, probabilities do so without a byte more.
+    """
+    free = options.recompute == "products" and options.attention == "auto"
+    return Precision(4 if options.bits == "auto" else options.bits,
+                     "recompute" if free else options.attention)
+
+
+def usable_threads(options: PackOptions) -> int:
+    """Threads that plan, rehearsal and measurements are for."""
+    return options.threads or len(os.sched_getaffinity(0))
+
+
+__all__ = ["fixed_policy", "native_form", "put_in_order", "training_steps", "unordered_step",
+           "usable_threads"]
