@@ -69,6 +69,11 @@ class GraphBuilder:
         self.kind = "working"
         self._float32 = False
 
+    @property
+    def in_half(self) -> bool:
+        """Whether nodes that are appended now may compute in float16."""
+        return self.half and not self._float32
+
     @contextmanager
     def float32(self, on: bool = True) -> Iterator[None]:
         """Nodes that are appended meanwhile compute in float32 at any precision (``half``)."""

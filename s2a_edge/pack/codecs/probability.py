@@ -50,6 +50,13 @@ class ProbabilityCodec:
         top = g.op("ReduceMax", rows, g.constant([1]), keepdims=0)
         step = g.op("Mul", g.op("Sqrt", g.op("Max", top, g.constant(TINY))),
                     g.constant(1 / self._limit))
+        if g.in_half:
+            units = g.op("Div", g.op("Sqrt", rows), g.op("Unsqueeze", step, g.constant([1])))
+            codes = g.op("Round", units)
+            if self.width == 8:
+                codes = g.op("Cast", codes, to=int(ir.DataType.UINT8))
+                return (g.op("Reshape", codes, g.constant([-1])),)
+            return (pack_words(g, codes, self.width),)
         # Along an axis, so that no second float copy is made: the quantizer divides.
         codes = g.op("QuantizeLinear", g.op("Sqrt", rows), step, axis=0)
         if self.width == 8:
@@ -69,7 +76,8 @@ class ProbabilityCodec:
                      ) -> ir.Value:
         """The same of roots from 0 to 1: a sum of 15² or 255² would exceed float16."""
         if self.width == 8:
-            roots = g.op("DequantizeLinear", stored[0], g.constant(1 / self._limit))
+            codes = g.op("Cast", stored[0], to=int(ir.DataType.FLOAT))
+            roots = g.op("Mul", codes, g.constant(1 / self._limit))
             squares = g.op("Mul", roots, roots)
             squares = g.op("Reshape", squares, g.constant(np.array(shape, np.int64)))
         else:

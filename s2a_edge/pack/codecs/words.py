@@ -65,12 +65,23 @@ def _round_to_codes(g: GraphBuilder, x: ir.Value, step: float, offset: int, top:
     A quantize-dequantize pair: on CPU it takes the time of Round alone, and scales, shifts and
     saturates on the way.
     """
+    if g.in_half:
+        return _round_in_half(g, x, step, offset, top)
     zero_point = 255 - top + offset
     codes = g.op("QuantizeLinear", x, g.constant(float(step)),
                  g.constant(np.array(zero_point, np.uint8)))
     with g.float32():
         return g.op("DequantizeLinear", codes, g.constant(1.0),
                     g.constant(np.array(255 - top, np.uint8)))
+
+
+def _round_in_half(g: GraphBuilder, x: ir.Value, step: float, offset: int, top: int) -> ir.Value:
+    """The same without QuantizeLinear, which would take x in float32: up to 255 it is exact."""
+    units = x if step == 1.0 else g.op("Mul", x, g.constant(1.0 / step))
+    codes = g.op("Round", units)
+    if offset:
+        codes = g.op("Add", codes, g.constant(float(offset)))
+    return g.op("Clip", codes, g.constant(0.0), g.constant(float(top)))
 
 
 def pack_rounded(g: GraphBuilder, x: ir.Value, step: float, offset: int, bits: int) -> ir.Value:
@@ -89,9 +100,12 @@ def pack_words(g: GraphBuilder, codes: ir.Value, bits: int) -> ir.Value:
     """Packs float32 integers in [0, 2**bits), any shape, into uint8 or uint16 [words]."""
     count = count_of(shape_of(codes))
     width = word_bits(count, bits)
+    in_half = g.in_half and bits not in _ODD_BITS
+    if in_half:
+        width = 8  # a word is exact in float16's 11 bits
     per_word = width // bits
     weights = (2.0 ** (bits * np.arange(per_word))).astype(np.float32).reshape(-1, 1)
-    with g.float32():  # float16 has 11 bits
+    with g.float32(not in_half):
         rows = g.op("Reshape", flatten(g, codes, per_word), g.constant([-1, per_word]))
         words = g.op("MatMul", rows, g.constant(weights))
     words = g.op("Cast", words, to=int(ir.DataType.UINT16 if width == 16 else ir.DataType.UINT8))

@@ -119,18 +119,26 @@ class FrozenCoder:
     def _decoded(self, g: GraphBuilder, name: str, dtype: ir.DataType = ir.DataType.FLOAT,
                  ) -> ir.Value:
         """One weight as ``dtype``, and the nodes for that; float16 that is wanted needs none."""
-        made = self._values(g, name)
+        made = self._values(g, name, dtype)
         if dtype_of(made) == dtype:
             return made
         return g.op("Cast", made, name=f"{name}.decoded", to=int(dtype))
 
-    def _values(self, g: GraphBuilder, name: str) -> ir.Value:
+    def _values(self, g: GraphBuilder, name: str, dtype: ir.DataType) -> ir.Value:
         """One weight: float32, or float16 where its codes or scales are."""
         coded = self._coded[name]
         codes = _tensor(g, f"{name}.codes", coded.codes)
         if coded.scales is None:
             return codes
         scales = _tensor(g, f"{name}.scales", coded.scales)
+        if coded.codec == "int8" and self.half is not None and dtype != ir.DataType.FLOAT:
+            # DequantizeLinear has blocks from opset 21 on, where the CUDA provider has gaps.
+            groups = (coded.scales.shape[0], coded.block, *coded.shape[1:])
+            units = g.op("Reshape", g.op("Cast", codes, to=int(dtype_of(scales))),
+                         g.constant(list(groups)))
+            wide = g.op("Unsqueeze", scales, g.constant([1]))
+            return g.op("Reshape", g.op("Mul", units, wide), g.constant(list(coded.shape)),
+                        name=f"{name}.values")
         if coded.codec == "int8":
             return g.op("DequantizeLinear", codes, scales, name=f"{name}.values", axis=0,
                         block_size=coded.block)

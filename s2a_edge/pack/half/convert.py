@@ -27,7 +27,7 @@ from s2a_edge.pack.graph import (
     module_of,
     shape_of,
 )
-from s2a_edge.pack.half.formats import FIXED_OPERANDS, Half
+from s2a_edge.pack.half.formats import EXACT_IN_HALF, FIXED_OPERANDS, Half
 
 _FLOAT = ir.DataType.FLOAT
 # A cast is shared by readers so near that keeping its result costs nothing; small ones always.
@@ -145,6 +145,11 @@ class _Conversion:
             self.home[node.outputs[0]] = here
             return
         self._append(node, [here])
+        if (to == _FLOAT and dtype_of(here) in EXACT_IN_HALF
+                and FLOAT32_KEY not in node.metadata_props):
+            made = self.g.nodes[-1]
+            made.attributes["to"] = ir.AttrInt64("to", int(self.half.dtype))
+            infer_outputs(made)
 
     def _output(self, value: ir.Value) -> ir.Value:
         made = self.home[value]

@@ -6,8 +6,9 @@ exponentials, logarithms, powers, norms of vectors, and sums outside of gradient
 kernels of LayerNormalization, Softmax, ReduceMean and ReduceSum read and give half but take their
 statistics in float32 themselves.
 
-An operator is in a list only if ONNX Runtime's CUDA provider has a kernel for it with that type at
-opset 21 (docs/OperatorKernels.md of onnxruntime); any other computes in float32.
+An operator is in a list only if ONNX Runtime's CUDA provider has a kernel for it with that type, in
+the opset that graphs are written in (``oldest_opset``; docs/OperatorKernels.md of onnxruntime); any
+other computes in float32. QuantizeLinear takes no float16 before opset 19.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ _FOLLOWING_BF16 = frozenset({
     "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 _FOLLOWING_FP16 = _FOLLOWING_BF16 | {
-    "Abs", "AveragePool", "Ceil", "Clip", "DepthToSpace", "DequantizeLinear", "Elu", "Equal",
+    "Abs", "AveragePool", "Ceil", "Clip", "DepthToSpace", "Elu", "Equal",
     "Floor", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid",
-    "LeakyRelu", "Less", "LessOrEqual", "MaxPool", "PRelu", "Pad", "QuantizeLinear", "ReduceMax",
+    "LeakyRelu", "Less", "LessOrEqual", "MaxPool", "PRelu", "Pad", "ReduceMax",
     "ReduceMean", "ReduceMin", "Resize", "Round", "Selu", "Softsign", "SpaceToDepth",
     "ThresholdedRelu",
 }  # fmt: skip
 # Operands that are float32 by the operator's definition, whatever its other operands are.
 FIXED_OPERANDS = {"Resize": frozenset({1, 2})}
+# All numbers of these types are numbers of either format.
+EXACT_IN_HALF = frozenset({ir.DataType.BOOL, ir.DataType.UINT8, ir.DataType.INT8})
 # Constants from here on stand for infinity: what masks add, what padding of a maximum holds.
 _ENDLESS = 1e9
 
@@ -100,4 +103,4 @@ BF16 = Half("bf16", ir.DataType.BFLOAT16, 3.3895313892515355e38, 2.0**-126, 1e38
             _PRODUCTS_BF16, _FOLLOWING_BF16)
 HALVES: dict[str, Half] = {"fp16": FP16, "bf16": BF16}
 
-__all__ = ["BF16", "FIXED_OPERANDS", "FP16", "HALVES", "PRECISIONS", "Half", "Precision"]
+__all__ = ["BF16", "EXACT_IN_HALF", "FIXED_OPERANDS", "FP16", "HALVES", "PRECISIONS", "Half", "Precision"]

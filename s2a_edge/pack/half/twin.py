@@ -20,7 +20,7 @@ from s2a_edge.pack.graph import (
     module_of,
     shape_of,
 )
-from s2a_edge.pack.half.formats import Half
+from s2a_edge.pack.half.formats import EXACT_IN_HALF, Half
 
 _FLOAT = ir.DataType.FLOAT
 # What they give is one of their operands' numbers, or an exact function of one.
@@ -127,7 +127,7 @@ class _Twin:
         # the runtime drops the one that loses nothing.
         source = self.rounded.get(value) or self._float(value)
         if to == self.half.dtype:
-            if dtype_of(source) == _FLOAT or not _is_exact(dtype_of(source)):
+            if dtype_of(source) == _FLOAT or dtype_of(source) not in EXACT_IN_HALF:
                 self._round(result, source)
             else:
                 self.home[result] = self.g.op("Cast", source, name=result.name, to=int(_FLOAT))
@@ -136,11 +136,6 @@ class _Twin:
         made.name = result.name
         made.metadata_props.update(result.metadata_props)
         self.home[result] = made
-
-
-def _is_exact(dtype: ir.DataType) -> bool:
-    """Whether numbers of a type are numbers of either half."""
-    return dtype in (ir.DataType.BOOL, ir.DataType.UINT8, ir.DataType.INT8)
 
 
 __all__ = ["float32_twin"]

@@ -17,6 +17,8 @@ from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.forward_graphs import forward_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.graph import CODED_KEY, GraphBuilder, model_of, shape_of
+from s2a_edge.pack.half.convert import half_model
+from s2a_edge.pack.half.formats import FP16, Half
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.schedule import schedule
@@ -86,14 +88,16 @@ def _feeds(made: Adapted) -> dict[str, np.ndarray]:
 class _Case:
     """All graphs of a backbone, with and without codes."""
 
-    def __init__(self, body: Body, storage: FrozenStorage) -> None:
+    def __init__(self, body: Body, storage: FrozenStorage, half: Half | None = None) -> None:
         whole = _adapted(body)
         self.inference = forward_model(whole, "infer")
         sliced = slice_products(whole)
         self.adapted = sliced.adapted
         read_transposed(self.inference, sliced.transposed)
         self.evaluation = forward_model(self.adapted, "eval")
-        self.coder = FrozenCoder(storage, self.evaluation, self.inference)
+        self.coder = FrozenCoder(storage, self.evaluation, self.inference, half)
+        if half is not None:
+            self.evaluation = half_model(self.evaluation, half)
         self.coder.apply(self.evaluation)
         self.step = self._train()
         self.coder.apply(self.step)
@@ -221,3 +225,34 @@ def test_float32_changes_nothing(tmp_path: Path) -> None:
     case = _Case(_tokens, "fp32")
     assert not case.coder and case.frozen.coded == ()
     assert all(n.op_type != "BitwiseAnd" for n in case.step.graph)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("body", [_tokens, _image])
+def test_graphs_in_float16_read_or_decode_float16(body: Body, storage: FrozenStorage) -> None:
+    case = _Case(body, storage, FP16)
+    codes = {name for name in case.evaluation.graph.initializers if name.endswith(".codes")}
+    assert codes
+    for name in codes:
+        value = case.evaluation.graph.initializers[name]
+        readers = {use.node.op_type for use in value.uses()}
+        assert value.dtype in (ir.DataType.FLOAT16, ir.DataType.INT8)
+        assert ("Cast" in readers) == (value.dtype == ir.DataType.INT8), name
+    kinds = {run_.codec for run_ in case.frozen.coded}
+    assert ("int8" if storage == "int8" else "float16") in kinds
+    for node in case.evaluation.graph:
+        assert node.op_type not in ("DequantizeLinear", "BitwiseAnd")
+
+
+@pytest.mark.parametrize("body", [_tokens, _image])
+def test_export_has_the_weights_that_float16_graphs_compute_with(body: Body) -> None:
+    case = _Case(body, "int8", FP16)
+    decoded = case.decoded()
+    for run_ in case.frozen.coded:
+        g = GraphBuilder()
+        value = case.coder._decoded(g, run_.codes.removesuffix(".codes"), ir.DataType.FLOAT16)
+        out = g.op("Identity", value)
+        model = model_of([], [out], g, "decode")
+        got = run(model, {})[out.name or ""]
+        rows = slice(run_.first_row, run_.first_row + run_.shape[0])
+        np.testing.assert_array_equal(got.astype(np.float32), decoded[run_.of][rows])
