@@ -103,4 +103,5 @@ BF16 = Half("bf16", ir.DataType.BFLOAT16, 3.3895313892515355e38, 2.0**-126, 1e38
             _PRODUCTS_BF16, _FOLLOWING_BF16)
 HALVES: dict[str, Half] = {"fp16": FP16, "bf16": BF16}
 
-__all__ = ["BF16", "EXACT_IN_HALF", "FIXED_OPERANDS", "FP16", "HALVES", "PRECISIONS", "Half", "Precision"]
+__all__ = ["BF16", "EXACT_IN_HALF", "FIXED_OPERANDS", "FP16", "HALVES", "PRECISIONS", "Half",
+           "Precision"]
