@@ -225,6 +225,8 @@ class _Files:
                                  self._logits_error())
         for path in self.scratch:
             path.unlink(missing_ok=True)
+        if made.compat.lacking:
+            self.on_stage("note", f"for {made.compat.providers[0]}: {made.compat.lacking}")
         return made
 
     def _train(self, batch: int) -> BatchGraph:

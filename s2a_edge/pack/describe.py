@@ -12,6 +12,7 @@ from s2a_edge.pack.adapt import Adapted
 from s2a_edge.pack.adapters.workbench import PARAMETER_PREFIX
 from s2a_edge.pack.blocks import Block
 from s2a_edge.pack.compile import Allocated, Compiled
+from s2a_edge.pack.cuda_kernels import without_kernel
 from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.pack.interface import input_specs, task
 from s2a_edge.pack.options import PackOptions
@@ -87,14 +88,20 @@ def manifest(compiled: Compiled, options: PackOptions, graphs: Graphs,
 
 
 def _compat(compiled: Compiled) -> Compat:
-    """4-bit weights are unpacked by an operator that the CUDA provider lacks.
+    """CUDA is named if every node of every graph has a kernel there, in all versions of boards.
 
     Half precision has kernels of its own there alone, and plans that hold.
     """
+    missing = without_kernel([*(step.model for step in compiled.steps.values()),
+                              compiled.evaluation, compiled.optimizer])
+    lacking = ""
+    if missing:
+        node, without = max(missing.items(), key=lambda item: len(item[1]))
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        lacking = f"no CUDA kernel in onnxruntime {', '.join(without)} for {node}{more}"
     if compiled.coder.half is not None and not compiled.coder.emulate:
-        return Compat(ONNXRUNTIME_MIN, ("cuda",))
-    packed = any(run.codec == "int4" for run in compiled.coder.record())
-    return Compat(ONNXRUNTIME_MIN, ("cpu",) if packed else ("cpu", "cuda"))
+        return Compat(ONNXRUNTIME_MIN, ("cuda",), lacking)
+    return Compat(ONNXRUNTIME_MIN, ("cpu",) if missing else ("cpu", "cuda"), lacking)
 
 
 def _saved(saved: Saved, allocated: Allocated | None) -> SavedValue:

@@ -3,11 +3,12 @@
 HardSwish, Mish and GroupNormalization have no kernel of their own on the CPU: the runtime expands
 them when it loads the graph, the parts run out of file order, and the memory plan would be of
 another graph. They are differentiated as one operator and lowered afterwards; so are
-RMSNormalization, which opset 21 lacks, and LpNormalization, which GPUs do.
+RMSNormalization, which opset 21 lacks, and LpNormalization, Celu and Mean, which GPUs do.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -58,9 +59,23 @@ def _rms_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
     return g.op("Mul", rms_rows(g, node, x)[0], scale)
 
 
+def _celu(g: GraphBuilder, node: ir.Node) -> ir.Value:
+    # max(0, x) + min(0, α (exp(x/α) - 1)) = α elu(x/α)
+    x, = _operands(node)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    return g.op("Mul", g.op("Elu", g.op("Mul", x, g.constant(1 / alpha))), g.constant(alpha))
+
+
+def _mean(g: GraphBuilder, node: ir.Node) -> ir.Value:
+    first, *others = _operands(node)
+    total = functools.reduce(lambda a, b: g.op("Add", a, b), others, first)
+    return g.op("Mul", total, g.constant(1 / (1 + len(others))))
+
+
 _LOWERED: dict[str, Callable[[GraphBuilder, ir.Node], ir.Value]] = {
     "HardSwish": _hardswish, "Mish": _mish, "GroupNormalization": _group_normalization,
     "LpNormalization": _lp_normalization, "RMSNormalization": _rms_normalization,
+    "Celu": _celu, "Mean": _mean,
 }
 
 

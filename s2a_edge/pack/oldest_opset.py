@@ -9,6 +9,7 @@ version from 1.22 on, and the CPU provider runs the same kernels for both.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx import ModelProto, defs
@@ -17,8 +18,8 @@ from s2a_edge.pack.graph import MICROSOFT, OPSET, dtype_of
 
 OLDEST_OPSET = 18  # reductions take axes as an operand, Split takes num_outputs
 # Gelu is a standard operator from opset 20 on; the runtime has had it in its own domain before.
-_GELU = {b"none": "Gelu", b"tanh": "FastGelu"}
-_TENSOR = {
+_GELU = {"none": "Gelu", "tanh": "FastGelu"}
+TENSOR_TYPES = {
     ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double", ir.DataType.FLOAT16: "float16",
     ir.DataType.BFLOAT16: "bfloat16", ir.DataType.BOOL: "bool", ir.DataType.INT8: "int8",
     ir.DataType.INT16: "int16", ir.DataType.INT32: "int32", ir.DataType.INT64: "int64",
@@ -39,11 +40,18 @@ def write_in_oldest_opset(model: ir.Model, proto: ModelProto) -> None:
     for entry in proto.opset_import:
         if entry.domain == "":
             entry.version = OLDEST_OPSET
-    for node in proto.graph.node:
-        if node.op_type == "Gelu" and not node.domain:
-            kinds = [a.s for a in node.attribute if a.name == "approximate"] or [b"none"]
-            node.op_type, node.domain = _GELU[kinds[0]], MICROSOFT
-            del node.attribute[:]
+    for node, written in zip(model.graph, proto.graph.node, strict=True):
+        domain, op_type = written_as(node)
+        if op_type != node.op_type or domain != node.domain:
+            written.domain, written.op_type = domain, op_type
+            del written.attribute[:]
+
+
+def written_as(node: ir.Node) -> tuple[str, str]:
+    """Domain and operator that stand for ``node`` in a graph of opset 18."""
+    if node.op_type == "Gelu" and not node.domain:
+        return MICROSOFT, _GELU[node.attributes.get_string("approximate", "none")]
+    return node.domain, node.op_type
 
 
 def _means_the_same(node: ir.Node) -> bool:
@@ -62,7 +70,7 @@ def _means_the_same(node: ir.Node) -> bool:
     allowed = {c.type_param_str: frozenset(c.allowed_type_strs) for c in schema.type_constraints}
     ports = [*zip(node.inputs, _formal(schema.inputs, len(node.inputs)), strict=True),
              *zip(node.outputs, _formal(schema.outputs, len(node.outputs)), strict=True)]
-    return all(value is None or not value.name or f"tensor({_TENSOR.get(dtype_of(value))})"
+    return all(value is None or not value.name or f"tensor({TENSOR_TYPES.get(dtype_of(value))})"
                in allowed.get(kind, frozenset({kind})) for value, kind in ports)
 
 
@@ -74,9 +82,9 @@ def _schema(op_type: str) -> defs.OpSchema | None:
         return None
 
 
-def _formal(formal: list[defs.OpSchema.FormalParameter], count: int) -> list[str]:
+def _formal(formal: Sequence[defs.OpSchema.FormalParameter], count: int) -> list[str]:
     """The type of each of ``count`` ports; the last formal one may stand for many."""
     return [formal[min(i, len(formal) - 1)].type_str for i in range(count)]
 
 
-__all__ = ["OLDEST_OPSET", "opset_of", "write_in_oldest_opset"]
+__all__ = ["OLDEST_OPSET", "TENSOR_TYPES", "opset_of", "write_in_oldest_opset", "written_as"]

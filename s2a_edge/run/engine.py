@@ -231,8 +231,9 @@ def require_compatible(compat: Compat, provider: Provider) -> None:
     if provider not in compat.providers:
         raise DeviceError(
             where="bundle",
-            expected=f"one that was packed for the {provider} provider",
-            got=", ".join(compat.providers),
+            expected=f"one that runs on the {provider} provider",
+            got=f"one for {', '.join(compat.providers)}"
+            + (f": {compat.lacking}" if compat.lacking else ""),
             todo="train with a provider that it names, or pack again",
         )
 

@@ -156,10 +156,11 @@ class Graphs:
 
 @dataclass(frozen=True)
 class Compat:
-    """What can run the bundle."""
+    """What can run the bundle; ``lacking``: why CUDA cannot, a node that it has no kernel for."""
 
     onnxruntime_min: Annotated[str, Matches(r"\d+(\.\d+){1,3}", "a version like 1.19")]
     providers: Annotated[tuple[Literal["cpu", "cuda"], ...], Length(1, 2)]
+    lacking: str = ""
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_a_bundle_says_what_it_runs_on() -> None:
     require_compatible(Compat("1.19", ("cpu",)), "cpu")
     with pytest.raises(DeviceError, match=r"version 99\.1 or newer"):
         require_compatible(Compat("99.1", ("cpu",)), "cpu")
-    with pytest.raises(DeviceError, match="packed for the cpu provider"):
+    with pytest.raises(DeviceError, match="runs on the cpu provider"):
         require_compatible(Compat("1.19", ("cuda",)), "cpu")
 
 
