@@ -131,6 +131,8 @@ class _Conversion:
                        metadata_props=dict(node.metadata_props))
         for old, new in zip(node.outputs, made.outputs, strict=True):
             new.name = old.name
+            if not old.name:  # left out: nothing is inferred of it
+                new.shape, new.type = old.shape, old.type
             new.metadata_props.update(old.metadata_props)
             self.home[old] = new
         infer_outputs(made)

@@ -103,6 +103,8 @@ class _Twin:
         exact = node.domain == "" and node.op_type in _EXACT
         for old, new in zip(node.outputs, made.outputs, strict=True):
             new.name = old.name
+            if not old.name:  # left out: nothing is inferred of it
+                new.shape, new.type = old.shape, old.type
             new.metadata_props.update(old.metadata_props)
             self.home[old] = new
         infer_outputs(made)
