@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from s2a_edge.cli.frontier import search_parts
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.spec.strict_json import plain
 
@@ -57,6 +58,7 @@ def inspect(
     trainables, saved = tunable_groups(manifest), saved_groups(manifest.saved)
     output.show(
         _recipe_table(manifest),
+        *([] if manifest.recipe.search is None else search_parts(manifest.recipe.search)),
         _trainables_table(trainables),
         _blocks_table(manifest.tuning.found),
         _graphs_table(manifest),

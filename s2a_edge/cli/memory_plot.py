@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 _SUFFIXES = (".png", ".html")
 
 
-def require_plot_name(path: Path) -> None:
+def require_plot_name(path: Path, suffixes: Sequence[str] = _SUFFIXES) -> None:
     """Raise UsageError unless a drawing of this name can be made."""
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in suffixes:
         raise UsageError(
             where=f"--plot {path}",
-            expected=f"a name that ends in {' or '.join(_SUFFIXES)}",
+            expected=f"a name that ends in {' or '.join(suffixes)}",
             got=path.suffix or "no ending",
             todo="choose the kind of file by its name",
         )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s2a_edge.cli.frontier import draw_frontier, search_parts
+from s2a_edge.cli.memory_plot import require_plot_name
 from s2a_edge.cli.output import Json, Output, Quiet, stage_notes, table
 from s2a_edge.cli.pack_ort_training import write_artifacts
 from s2a_edge.cli.run_options import Threads
@@ -27,9 +29,17 @@ if TYPE_CHECKING:
 
     from s2a_edge.pack.build import PackReport
     from s2a_edge.pack.capture import Candidate
+    from s2a_edge.spec.device_profile import Provider
+
+_ONLY_WITH_AUTO = {
+    "max_gradient_error": "--max-gradient-error",
+    "times_from": "--times-from",
+    "plot": "--plot",
+}
 
 
 def pack(  # one parameter for each option: that is how typer declares them
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(help="FILE.onnx, timm:NAME, hf:FOLDER_OR_CONFIG or package.module:factory."),
@@ -148,6 +158,34 @@ def pack(  # one parameter for each option: that is how typer declares them
             metavar="SIZE", help="With --bits auto: most saved values per sample, such as 8MB."
         ),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Find micro-batch, bits, attention, storage of frozen weights and blocks: the "
+            "fastest step within --budget, or the budget of --device. What is given stays fixed.",
+        ),
+    ] = False,
+    max_gradient_error: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="With --auto: the most that codes of saved values may change the gradients.",
+        ),
+    ] = 0.1,
+    times_from: Annotated[
+        str,
+        typer.Option(
+            help="With --auto: step times from timed runs on this host, or from the peak rates of "
+            "the GPU of --device: host or device."
+        ),
+    ] = "host",
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="With --auto: draw memory against step time, as a picture."
+        ),
+    ] = None,
     attention: Annotated[
         str, typer.Option(help="Attention probabilities: auto, store or recompute.")
     ] = "auto",
@@ -237,6 +275,9 @@ def pack(  # one parameter for each option: that is how typer declares them
         "precision": precision,
         "emulate": emulate,
         "budget_bytes": parse_bytes(budget, where="--budget") if budget else None,
+        **_search_options(
+            context, auto, max_gradient_error, times_from, plot, budget=budget, device=device
+        ),
         "saved_budget_bytes": parse_bytes(saved_budget, where="--saved-budget")
         if saved_budget
         else None,
@@ -266,8 +307,53 @@ def pack(  # one parameter for each option: that is how typer declares them
     report = build_bundle(source, out, PackOptions(**recipe), on_stage=stage_notes(output))
     if key is not None:
         output.note(f"signed by key {sign_bundle(report.path, key).key_id}")
-    output.show(_report_table(report))
+    search = report.manifest.recipe.search
+    output.show(_report_table(report), *([] if search is None else search_parts(search)))
+    if plot is not None and search is not None:
+        draw_frontier(plot, report.manifest)
+        output.note(f"{plot}: memory against step time")
     output.result(report)
+
+
+def _search_options(
+    context: typer.Context,
+    auto: bool,
+    max_gradient_error: float,
+    times_from: str,
+    plot: Path | None,
+    *,
+    budget: str | None,
+    device: str | None,
+) -> dict[str, Any]:
+    """Fields of the recipe for ``--auto``; none without it."""
+    from s2a_edge.cli.budget_option import resolve_budget
+    from s2a_edge.pack.search.options import SEARCHED, SearchOptions
+
+    if plot is not None:
+        require_plot_name(plot, (".png",))
+    if not auto:
+        for name, flag in _ONLY_WITH_AUTO.items():
+            if _is_given(context, name):
+                raise UsageError(
+                    where=flag, expected="--auto beside it", got="none", todo="add --auto"
+                )
+        return {}
+    names = {"micro_batches": "micro_batch"}
+    fixed = frozenset(x for x in SEARCHED if _is_given(context, names.get(x, x)))
+    search = SearchOptions(fixed, max_gradient_error, times_from)  # type: ignore[arg-type]  # checked by the class
+    found: dict[str, Any] = {"auto": search}
+    if budget is None and device is not None:
+        provider: Provider = "cuda" if times_from == "device" else "cpu"
+        given = resolve_budget(budget=None, device=device, provider=provider)
+        assert given is not None
+        found["budget_bytes"] = given.budget_bytes
+    return found
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave the option, and not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _list_features(

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import gradient_error, output_error, rehearse, run_graph
+from s2a_edge.pack.search.record import search_record
+from s2a_edge.pack.search.search import Search
 from s2a_edge.pack.training_steps import usable_threads
 from s2a_edge.spec.budget import does_not_fit, requirement
 from s2a_edge.spec.bundle_write import write_bundle
@@ -107,16 +109,26 @@ def pack(source: str, out: Path, options: PackOptions,
 
 
 def pack_captured(captured: Captured, out: Path, options: PackOptions,
-                  on_stage: Stage = lambda stage, detail: None) -> PackReport:
-    """As :func:`pack`, for a backbone that is captured already."""
+                  on_stage: Stage = lambda stage, detail: None,
+                  search: Search | None = None) -> PackReport:
+    """As :func:`pack`, for a backbone that is captured already.
+
+    With ``search``, one that was begun for the same recipe, perhaps with another budget.
+    """
     for note in captured.notes:
         on_stage("note", note)
-    compiled = compile_backbone(captured, options, on_stage)
+    # What a search decides is not known yet; all else is compiled before anything is written.
+    compiled = compile_backbone(captured, options, on_stage) if options.auto is None else None
     staging = _staging_folder(out)
     try:
+        if compiled is None:
+            with tempfile.TemporaryDirectory(prefix="s2a-search-") as scratch:
+                searching = search or Search(captured, options, Path(scratch), on_stage)
+                manifest = _searched(staging, captured, options, searching, on_stage)
+        else:
+            manifest = _fitting(staging, captured, compiled, options, on_stage)
         if captured.tokenizer is not None:
             shutil.copyfile(captured.tokenizer, staging / TOKENIZER_NAME)
-        manifest = _fitting(staging, captured, compiled, options, on_stage)
         on_stage("bundle", out.name)
         path = write_bundle(staging, manifest, out)
     except OSError as error:
@@ -184,6 +196,39 @@ def _fitting(folder: Path, captured: Captured, compiled: Compiled, options: Pack
         changes = measured_changes(captured, compiled, options, manifest, folder, on_stage)
         raise does_not_fit(manifest, needed, budget_bytes, changes=changes)
     return manifest
+
+
+def _searched(folder: Path, captured: Captured, options: PackOptions, search: Search,
+              on_stage: Stage) -> Manifest:
+    """The configuration that a search chooses, rehearsed within the budget in ``folder``.
+
+    What it predicts too low is learned from the rehearsal, and the next best is taken.
+
+    Raises:
+        BudgetError: if none fits.
+    """
+    budget_bytes = options.budget_bytes
+    assert budget_bytes is not None
+    while True:
+        choice = search.find(budget_bytes)
+        candidate = choice.row.candidate
+        on_stage("choose", candidate.flags)
+        chosen = candidate.options(options)
+        compiled = compile_backbone(captured, chosen, on_stage, search.allocated(candidate))
+        manifest = _Files(folder, compiled, chosen, on_stage).manifest()
+        needed = requirement(manifest, setting=search.setting)
+        if needed.verdict(budget_bytes).fits:
+            record = search_record(search, choice, budget_bytes)
+            return replace(manifest, recipe=replace(manifest.recipe, search=record))
+        if not choice.fits:
+            changes = measured_changes(captured, compiled, chosen, manifest, folder, on_stage)
+            raise does_not_fit(manifest, needed, budget_bytes, setting=search.setting,
+                               changes=changes)
+        on_stage("fit", f"{format_bytes(needed.total_bytes)}, not "
+                 f"{format_bytes(choice.row.total_bytes)} as predicted: the next one")
+        search.reject(choice.row, needed.total_bytes)
+        for file in folder.iterdir():
+            file.unlink()
 
 
 class _Files:

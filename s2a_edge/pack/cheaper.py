@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -23,12 +24,14 @@ from s2a_edge.pack.training_steps import usable_threads
 from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.changes import Change, cheapest
 from s2a_edge.spec.errors import S2AError
-from s2a_edge.spec.manifest import BatchGraph, Manifest
+from s2a_edge.spec.frozen_weights import FrozenStorage
+from s2a_edge.spec.manifest import BatchGraph, Manifest, WeightEntry
 from s2a_edge.spec.requirement import LineKind
 from s2a_edge.spec.units import format_bytes
 
 Stage = Callable[[str, str], None]
 
+_FEWEST_BITS = get_args(FrozenStorage)[-1]
 _FEWER_BITS = {32: 8, 16: 8, 8: 4, 4: 2, 3: 2}
 
 
@@ -50,7 +53,9 @@ def measured_changes(captured: Captured, compiled: Compiled, options: PackOption
     assert options.budget_bytes is not None
     budget_bytes = options.budget_bytes
     present = requirement(manifest)
-    if present.total_bytes - present.of_kind(LineKind.ARENA, LineKind.INPUTS) >= budget_bytes:
+    movable = (LineKind.ARENA, LineKind.INPUTS) if options.frozen == _FEWEST_BITS else (
+        LineKind.ARENA, LineKind.INPUTS, LineKind.WEIGHTS)
+    if present.total_bytes - present.of_kind(*movable) >= budget_bytes:
         return ()
     graphs = {graph.batch: graph for graph in manifest.graphs.train}
     before_ms = _sample_ms(graphs[present.micro_batch])
@@ -59,15 +64,13 @@ def measured_changes(captured: Captured, compiled: Compiled, options: PackOption
         on_stage("try", flags)
         try:
             made = compile_backbone(captured, changed, _silent)
-            graph = _rehearsed(made, changed, folder)
+            graph, weights = _rehearsed(made, changed, folder)
         except S2AError as error:  # this one cannot be had; others may
             on_stage("note", f"{flags}: {error}")
             continue
-        evaluation = dataclasses.replace(
-            manifest.graphs.eval, batch=made.eval_batch,
-            plan=plan_memory(made.evaluation, threads=usable_threads(changed)).plan)
-        graphs_then = dataclasses.replace(manifest.graphs, train=(graph,), eval=evaluation)
-        needed = requirement(dataclasses.replace(manifest, graphs=graphs_then))
+        graphs_then = dataclasses.replace(manifest.graphs, train=(graph,),
+                                          eval=_evaluation(manifest.graphs.eval, made, changed))
+        needed = requirement(dataclasses.replace(manifest, graphs=graphs_then, weights=weights))
         change = Change(flags, "pack", needed.total_bytes,
                         present.total_bytes - needed.total_bytes, _sample_ms(graph) / before_ms,
                         needed.verdict(budget_bytes).fits, "measured at pack time")
@@ -88,13 +91,28 @@ def _variants(options: PackOptions, blocks: int) -> Iterator[tuple[str, PackOpti
     fewer = 2 if options.bits == "auto" else _FEWER_BITS.get(options.bits)
     if fewer is not None:
         yield f"--bits {fewer}", dataclasses.replace(here, bits=fewer)
+    storages = get_args(FrozenStorage)
+    for storage in storages[storages.index(options.frozen) + 1:]:
+        if storage == _FEWEST_BITS and options.precision != "fp32":
+            continue
+        yield f"--frozen {storage}", dataclasses.replace(here, frozen=storage)
     if options.blocks == "all" and blocks >= 2:
         half = f"last:{blocks // 2}"
         yield f"--blocks {half}", dataclasses.replace(here, blocks=half)
 
 
-def _rehearsed(compiled: Compiled, options: PackOptions, folder: Path) -> BatchGraph:
-    """The training graph, planned and run."""
+def _evaluation(before: BatchGraph, compiled: Compiled, options: PackOptions) -> BatchGraph:
+    """The evaluation graph, planned; its session takes for each node what it took before."""
+    plan = plan_memory(compiled.evaluation, threads=usable_threads(options)).plan
+    seen = before.evidence
+    session_bytes = seen.session_bytes * plan.node_count // max(1, before.plan.node_count)
+    return dataclasses.replace(before, batch=compiled.eval_batch, plan=plan,
+                               evidence=dataclasses.replace(seen, session_bytes=session_bytes))
+
+
+def _rehearsed(compiled: Compiled, options: PackOptions, folder: Path,
+               ) -> tuple[BatchGraph, tuple[WeightEntry, ...]]:
+    """The training graph, planned and run, and the table of its weights."""
     ((batch, step),) = compiled.steps.items()
     entries = emit_weights(compiled.models, folder / "weights.bin", compiled.coder.wholes)
     threads = usable_threads(options)
@@ -105,7 +123,7 @@ def _rehearsed(compiled: Compiled, options: PackOptions, folder: Path) -> BatchG
     feeds = compiled.samples.feeds(step.model, initial, 0)
     np.savez(folder / "inputs.npz", **feeds)  # type: ignore[arg-type]  # names are data
     evidence = rehearse(path, plan, folder / "inputs.npz", repeat=1, threads=threads)
-    return BatchGraph(path.name, batch, plan, evidence)
+    return BatchGraph(path.name, batch, plan, evidence), entries
 
 
 def _sample_ms(graph: BatchGraph) -> float:

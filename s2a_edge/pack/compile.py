@@ -108,8 +108,11 @@ class Compiled:
 
 
 def compile_backbone(captured: Captured, options: PackOptions,
-                     on_stage: Callable[[str, str], None]) -> Compiled:
+                     on_stage: Callable[[str, str], None],
+                     allocated: Allocated | None = None) -> Compiled:
     """Normalizes, adapts and differentiates ``captured`` for every batch of the recipe.
+
+    With ``allocated``, bits that were chosen before instead of ``options.bits``.
 
     Raises:
         UnsupportedOperatorError: before any other work, with all operators that lack a rule.
@@ -130,14 +133,13 @@ def compile_backbone(captured: Captured, options: PackOptions,
     samples = calibration_samples(backbone, options, on_stage, captured.tokenizer)
     own_loss = options.loss == "output"
     inference = (predictions_model if own_loss else forward_model)(by_batch[_INFER_BATCH], "infer")
-    columns = _columns(options)
+    columns = columns_of_slices(options)
     sliced = {batch: slice_products(whole, columns) for batch, whole in by_batch.items()}
     by_batch = {batch: s.adapted for batch, s in sliced.items()}
     adapted = by_batch[largest]
     read_transposed(inference, sliced[largest].transposed)
     references = {part: differentiate(by_batch[part], Precision(32, "store"), options.loss)}
-    allocated = None
-    if options.bits == "auto":
+    if options.bits == "auto" and allocated is None:
         small = _small(captured, by_batch, options)
         saved = differentiate(adapted, Precision(32, "store"), options.loss,
                               recompute=options.recompute).saved
@@ -216,7 +218,7 @@ def _reference_batch(captured: Captured, options: PackOptions) -> int:
     return largest if whole or largest % 2 or largest < _HALVED_FROM else largest // 2
 
 
-def _columns(options: PackOptions) -> int:
+def columns_of_slices(options: PackOptions) -> int:
     """Columns of an MLP's slices.
 
     With one or two samples at a time and coded weights, what a session takes for each node is more
@@ -232,7 +234,8 @@ def _small(captured: Captured, by_batch: Mapping[int, Adapted], options: PackOpt
     batch = fixed or min(PROBE_BATCH, max(by_batch), options.calibration_samples)
     if batch in by_batch:
         return by_batch[batch]
-    return slice_products(adapted_backbone(captured, batch, options)[1], _columns(options)).adapted
+    return slice_products(adapted_backbone(captured, batch, options)[1],
+                          columns_of_slices(options)).adapted
 
 
 def _capacity_bytes(adapted: Adapted, batch: int, options: PackOptions) -> int:

@@ -27,7 +27,7 @@ from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.pack.oldest_opset import write_in_oldest_opset
 from s2a_edge.spec.bundle_write import write_weights
 from s2a_edge.spec.errors import InternalError
-from s2a_edge.spec.manifest import WeightEntry
+from s2a_edge.spec.manifest import WEIGHTS_ALIGNMENT_BYTES, WeightEntry
 from s2a_edge.spec.storage import storage_errors
 
 WEIGHTS_NAME = "weights.bin"
@@ -92,6 +92,14 @@ def emit_weights(models: Sequence[ir.Model], path: Path, coded: Collection[str] 
     tensors = frozen_tensors(models, coded)
     wholes = tuple(write_weights(path, ((name, t.numpy()) for name, t in tensors.items())))
     return (*wholes, *_parts(models, {entry.name: entry for entry in wholes}))
+
+
+def weights_bytes(models: Iterable[ir.Model], coded: Collection[str] = ()) -> int:
+    """The size of the ``weights.bin`` that :func:`emit_weights` would write."""
+    end = 0
+    for tensor in frozen_tensors(models, coded).values():
+        end += -end % WEIGHTS_ALIGNMENT_BYTES + tensor.nbytes
+    return end
 
 
 def _parts(models: Iterable[ir.Model], wholes: Mapping[str, WeightEntry]) -> list[WeightEntry]:

@@ -12,6 +12,7 @@ from s2a_edge.pack.half.formats import PRECISIONS, Precision
 from s2a_edge.pack.optimizer import SCALARS
 from s2a_edge.pack.precision import BITS, Attention
 from s2a_edge.pack.recompute import RECOMPUTES, Recompute
+from s2a_edge.pack.search.options import SearchOptions
 from s2a_edge.pack.selection import ALL
 from s2a_edge.spec.calibration import MAX_SAMPLES
 from s2a_edge.spec.errors import UsageError
@@ -69,6 +70,8 @@ class PackOptions:
             either, noise or not.
         order: ``searched`` for a small arena, or ``naive``: as emitted, for comparison.
         native: also make each training step with kernels in C, where this host can compile them.
+        auto: search micro-batch, bits, attention, storage of frozen weights and blocks: the fastest
+            step within ``budget_bytes``. None: everything as said.
     """
 
     labels: tuple[str, ...] = ()
@@ -105,6 +108,7 @@ class PackOptions:
     calibration_samples: int = 16
     order: Literal["searched", "naive"] = "searched"
     native: bool = True
+    auto: SearchOptions | None = None
 
     @property
     def tuning(self) -> Tuning:
@@ -122,11 +126,17 @@ class PackOptions:
         """One class is nothing to learn; one label or one number is."""
         return {"cross_entropy": 2, "output": 0}.get(self.loss, 1)
 
+    @property
+    def _searches_micro_batch(self) -> bool:
+        """``micro_batches`` is not what will be."""
+        return self.auto is not None and "micro_batches" not in self.auto.fixed
+
     def _own_loss_checks(self) -> list[tuple[str, bool, str, str]]:
         """A graph that is its own loss has no head, and takes full micro-batches only."""
         if self.loss != "output":
             return []
-        ragged = [n for n in self.micro_batches if n > 0 and self.effective_batch % n]
+        ragged = [n for n in self.micro_batches if n > 0 and self.effective_batch % n
+                  and not self._searches_micro_batch]
         return [
             ("--labels / --classes", self.class_count == 0, "neither with --loss output:NAME",
              str(self.class_count)),
@@ -161,6 +171,12 @@ class PackOptions:
              self.frozen),
             ("--budget", self.budget_bytes is None or self.budget_bytes > 0, "more than nothing",
              str(self.budget_bytes)),
+            ("--auto", self.auto is None or self.precision == "fp32",
+             "float32: half precision cannot be timed on a CPU", self.precision),
+            ("--auto", self.auto is None or self.budget_bytes is not None,
+             "--budget or --device beside it", "neither"),
+            ("--saved-budget", self.saved_budget_bytes is None or self.auto is None,
+             "no --auto beside it: it allocates bits itself", str(self.saved_budget_bytes)),
             ("--saved-budget", self.saved_budget_bytes is None or self.saved_budget_bytes > 0,
              "more than nothing", str(self.saved_budget_bytes)),
             ("--saved-budget", self.saved_budget_bytes is None or self.bits == "auto",
@@ -186,7 +202,8 @@ class PackOptions:
             ("--micro-batch", bool(self.micro_batches) and min(self.micro_batches, default=0) >= 1
              and len(set(self.micro_batches)) == len(self.micro_batches),
              "different numbers of at least 1", str(self.micro_batches)),
-            ("--batch", self.effective_batch >= max(self.micro_batches, default=1),
+            ("--batch", self._searches_micro_batch
+             or self.effective_batch >= max(self.micro_batches, default=1),
              "at least the largest micro-batch", str(self.effective_batch)),
             ("--input", self.input_shape is None or min(self.input_shape, default=0) >= 1,
              "sizes of at least 1", str(self.input_shape)),

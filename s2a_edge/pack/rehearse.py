@@ -16,8 +16,8 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,15 @@ class Rehearsed:
     step_ms: tuple[float, ...]
     onnxruntime: str
     cpu_ms: tuple[float, ...] = ()
+    node_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: int | None = None,
               repeat: int = 1, outputs: Path | None = None, kernels: Path | None = None,
-              ) -> Rehearsed:
+              profile: Path | None = None) -> Rehearsed:
     """Runs ``graph`` in a subprocess of the board's runtime.
+
+    With ``profile``, the start of a file name, each node is timed; its memory then is no evidence.
 
     Raises:
         StorageError: if the disk refuses the outputs.
@@ -63,7 +66,8 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
     request = {"graph": str(graph), "inputs": str(inputs), "arena_bytes": arena_bytes,
                "threads": threads, "repeat": repeat,
                "outputs": None if outputs is None else str(outputs),
-               "kernels": None if kernels is None else str(kernels)}
+               "kernels": None if kernels is None else str(kernels),
+               "profile": None if profile is None else str(profile)}
     done = subprocess.run([sys.executable, "-m", "s2a_edge.run.rehearsal"],
                           input=json.dumps(request), capture_output=True, text=True, check=False,
                           env=subprocess_environment())
@@ -86,7 +90,7 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: in
                      int(answer.get("session_bytes") or 0),
                      int(answer.get("process_peak_bytes") or 0),
                      tuple(answer.get("step_ms") or ()), str(answer.get("onnxruntime") or "?"),
-                     tuple(answer.get("cpu_ms") or ()))
+                     tuple(answer.get("cpu_ms") or ()), answer.get("node_ms") or {})
 
 
 def subprocess_environment() -> dict[str, str]:

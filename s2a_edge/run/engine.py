@@ -51,6 +51,8 @@ class Engine:
         kernels: the library of ``s2a_edge.native``, for graphs that need it.
         weights: frozen tensors by initializer name, shared by all graphs of the engine instead of
             each mapping the weights file for itself (CPU only; CUDA copies them to the device).
+        profile: start of the names of files that the runtime writes the times of all nodes to;
+            None: none. The profiler takes memory of its own.
 
     Raises:
         DeviceError: onnxruntime is too old or lacks the provider.
@@ -66,9 +68,11 @@ class Engine:
         threads: int | None = None,
         weights: Mapping[str, Array] | None = None,
         kernels: Path | None = None,
+        profile: Path | None = None,
     ) -> None:
         require_runtime(provider)
         self._kernels = kernels
+        self._profile = profile
         self.arena_limit_bytes = arena_limit_bytes
         self.provider: Provider = provider
         self.threads = usable_cores() if threads is None else threads
@@ -165,6 +169,9 @@ class Engine:
             entries["session.use_env_allocators"] = "1"
         for key, value in entries.items():
             options.add_session_config_entry(key, value)
+        if self._profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._profile)
         if self._kernels is not None:
             options.register_custom_ops_library(str(self._kernels))
         return options

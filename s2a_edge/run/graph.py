@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,10 @@ class Graph:
             if self._control.reason is not None and TERMINATED in str(error):
                 raise self._control.reason from error
             raise run_error(error, self.name) from error
+
+    def end_profile(self) -> Path:
+        """Ends the profile of an engine that was asked for one; the file with it."""
+        return Path(self._session.end_profiling())
 
     def _check(self, ports: Mapping[str, Port], tensors: Mapping[str, DeviceTensor]) -> None:
         if ports.keys() != tensors.keys():

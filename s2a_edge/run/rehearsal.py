@@ -11,7 +11,8 @@ Request::
      "threads": N | null,
      "kernels": PATH | null,           library of kernels in C; absent: none
      "repeat": N,
-     "outputs": PATH.npz | null}       where to write the outputs of the last run
+     "outputs": PATH.npz | null,       where to write the outputs of the last run
+     "profile": PATH | null}           start of a file name for the runtime's profile; absent: none
 
 Answer: ``{"ok": true, ...}`` with the fields of :class:`Measurement`, or ``{"ok": false, "error",
 "out_of_memory", "failed_node", ...}`` with what was measured until then. The exit status is 0 in
@@ -46,8 +47,10 @@ from s2a_edge.run.process_memory import read_memory, reset_peak
 from s2a_edge.spec.errors import BudgetError, DataError, S2AError, UsageError
 
 _POSITIVE = ("correction", "weight")
-_KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs", "kernels"}
 _IN_PLACE = re.compile(r"_out(\.|$)")
+_KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs", "kernels",
+         "profile"}
+_KERNEL_TIME = "_kernel_time"
 _NODE = re.compile(r"node '([^']*)'")
 
 
@@ -62,6 +65,7 @@ class Request:
     repeat: int
     outputs: Path | None
     kernels: Path | None = None
+    profile: Path | None = None
 
 
 @dataclass
@@ -85,6 +89,7 @@ class Measurement:
         step_ms: duration of each run.
         cpu_ms: processor time of each run, over all threads; other work on the machine hardly
             changes it, but threads that wait by spinning count in full.
+        node_ms: with a profile, the least time of each node; memory then is the profiler's, too.
     """
 
     onnxruntime: str = ""
@@ -98,6 +103,7 @@ class Measurement:
     vm_hwm_bytes: int = 0
     step_ms: list[float] = dataclasses.field(default_factory=list)
     cpu_ms: list[float] = dataclasses.field(default_factory=list)
+    node_ms: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def read_request(text: str) -> Request:
@@ -119,6 +125,7 @@ def read_request(text: str) -> Request:
             repeat=int(value.get("repeat", 1)),
             outputs=None if value.get("outputs") is None else Path(value["outputs"]),
             kernels=None if value.get("kernels") is None else Path(value["kernels"]),
+            profile=None if value.get("profile") is None else Path(value["profile"]),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
@@ -158,7 +165,7 @@ def _measure(request: Request, measured: Measurement) -> None:
     before = read_memory()
     measured.runtime_base_bytes = before.rss_bytes
     engine = Engine(arena_limit_bytes=request.arena_bytes, threads=request.threads,
-                    kernels=request.kernels)
+                    kernels=request.kernels, profile=request.profile)
     graph = engine.load(request.graph)
     session_bytes = read_memory().anon_bytes - before.anon_bytes
     measured.session_bytes = max(0, session_bytes)
@@ -177,6 +184,8 @@ def _measure(request: Request, measured: Measurement) -> None:
         measured.step_ms.append(1000 * (time.perf_counter() - start_s))
         measured.cpu_ms.append(1000 * (time.process_time() - start_cpu_s))
     _measure_peak(measured, before.anon_bytes, request.graph.parent / "weights.bin")
+    if request.profile is not None:
+        measured.node_ms = node_times(graph.end_profile())
     if request.outputs is not None:
         arrays: dict[str, Any] = {name: tensor.read() for name, tensor in outputs.items()}
         np.savez(request.outputs, **arrays)
@@ -192,6 +201,18 @@ def _measure_peak(measured: Measurement, base_anon_bytes: int, weights: Path) ->
     measured.runtime_base_bytes = base_anon_bytes + libraries_bytes
     measured.process_peak_bytes = after.peak_rss_bytes - measured.weights_bytes
     measured.anon_peak_bytes = after.peak_rss_bytes - after.file_bytes - after.shmem_bytes
+
+
+def node_times(profile: Path) -> dict[str, float]:
+    """The least time in ms of each node over the runs in a profile, whose file is removed."""
+    least: dict[str, float] = {}
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(_KERNEL_TIME):
+            node, ms = name.removesuffix(_KERNEL_TIME), event["dur"] / 1000
+            least[node] = min(ms, least.get(node, ms))
+    profile.unlink()
+    return least
 
 
 def _outputs(

@@ -28,6 +28,7 @@ def check_consistency(manifest: Manifest) -> None:
     check_weight_table(manifest.weights)
     check_coded(manifest.frozen, manifest.weights)
     _check_graphs(manifest)
+    _check_search(manifest)
     _check_task(manifest)
     _check_text(manifest)
 
@@ -127,6 +128,21 @@ def _check_graphs(manifest: Manifest) -> None:
     for file in files:
         if file.lower() in reserved or not file.endswith(".onnx"):
             refuse("manifest.json: graphs", "graph files named *.onnx", file)
+
+
+def _check_search(manifest: Manifest) -> None:
+    """The chosen row is there, and is what was packed."""
+    search = manifest.recipe.search
+    if search is None:
+        return
+    place = "manifest.json: recipe.search"
+    if search.chosen >= len(search.rows):
+        refuse(f"{place}.chosen", f"one of {len(search.rows)} rows", str(search.chosen))
+    row, packed = search.rows[search.chosen], max(manifest.recipe.micro_batches)
+    if row.micro_batch != packed or row.frozen != manifest.frozen.storage:
+        refuse(f"{place}.rows[{search.chosen}]",
+               f"micro-batch {packed} and {manifest.frozen.storage} weights, as packed",
+               f"{row.micro_batch} and {row.frozen}")
 
 
 def _check_text(manifest: Manifest) -> None:

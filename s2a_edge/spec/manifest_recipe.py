@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from s2a_edge.spec.manifest_search import SearchRecord
 from s2a_edge.spec.manifest_types import (
     MAX_DIM,
     MAX_ENTRIES,
@@ -28,6 +29,7 @@ class Recipe:
     ``recompute`` says what may be computed again instead of kept; ``saved`` names each such value.
     ``precision`` is what the training and evaluation graphs compute in; ``emulated``: they are
     float32 graphs that round as it does, for a CPU.
+    ``search`` says how the configuration was chosen, where ``--auto`` did.
     """
 
     adapters: Annotated[tuple[Name, ...], Length(0, 64)]
@@ -41,6 +43,7 @@ class Recipe:
     recompute: Literal["none", "cheap", "products"] = "none"
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     emulated: bool = False
+    search: SearchRecord | None = None
 
 
 @dataclass(frozen=True)

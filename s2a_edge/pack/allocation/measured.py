@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from s2a_edge.pack.allocation.codebooks import measured_codebooks
 from s2a_edge.pack.allocation.gauge import Gauge
 from s2a_edge.pack.allocation.options import Codecs
 from s2a_edge.pack.allocation.probe import make_probe
-from s2a_edge.pack.allocation.sensitivity import Feeds, measure
+from s2a_edge.pack.allocation.sensitivity import Feeds, Sensitivity, measure
 from s2a_edge.pack.calibration import Samples
 from s2a_edge.pack.precision import Attention
 from s2a_edge.pack.recompute import Recompute
@@ -36,11 +36,30 @@ class Measured:
         allocator: makes allocations for any number of bytes.
         samples: that sensitivities were measured on.
         seconds: that this took.
+        sensitivity: what was measured.
+        leaves: of recomputable probabilities, the keys of what they come from.
     """
 
     allocator: Allocator
     samples: int
     seconds: float
+    sensitivity: Sensitivity = field(repr=False)
+    leaves: Mapping[str, tuple[str, ...]] = field(repr=False)
+
+    def of_step(self, saved: Sequence[SavedValue], batch: int, attention: Attention,
+                trainables: Collection[str]) -> Measured:
+        """The same for a step of another micro-batch or depth.
+
+        Args:
+            saved: what the uncompressed step saves.
+            batch: its samples.
+            attention: whether probabilities must be stored or recomputed.
+            trainables: names of those that it has.
+        """
+        keys = {s.key for s in saved}
+        known = self.sensitivity.among(keys, trainables)
+        leaves = {p: ls for p, ls in self.leaves.items() if p in keys}
+        return replace(self, allocator=Allocator(known, saved, leaves, batch, attention))
 
 
 def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: int,
@@ -77,7 +96,9 @@ def measured_allocator(adapted: Adapted, saved: tuple[SavedValue, ...], batch: i
         codecs = Codecs(measured_codebooks(gauge, batches()))
         sensitivity = measure(gauge, batches(), codecs, probe.batch)
         allocator = Allocator(sensitivity, saved, gauge.leaves, batch, attention)
-    return Measured(allocator, count * probe.batch, time.monotonic() - started_s)
+        leaves = dict(gauge.leaves)
+    return Measured(allocator, count * probe.batch, time.monotonic() - started_s, sensitivity,
+                    leaves)
 
 
 __all__ = ["PROBE_BATCH", "Measured", "measured_allocator"]

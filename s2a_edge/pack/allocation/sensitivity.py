@@ -9,7 +9,7 @@ error of the value itself, which costs no run: 3 bits lie between, 1 bit and 8 b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,14 @@ class Sensitivity:
     followed: Mapping[tuple[str, int], Doubles]
     codecs: Codecs
     samples: int
+
+    def among(self, keys: Collection[str], trainables: Collection[str]) -> Sensitivity:
+        """Of these values and trainables alone: what a step saves where fewer blocks train."""
+        at = [i for i, name in enumerate(self.trainables) if name in trainables]
+        alone, followed = ({k: squared[at] for k, squared in table.items() if k[0] in keys}
+                           for table in (self.alone, self.followed))
+        return Sensitivity(tuple(self.trainables[i] for i in at), self.norms[at], alone, followed,
+                           self.codecs, self.samples)
 
     def relative(self, squared: Doubles) -> float:
         """Squared errors as a share of the squared gradient, all trainables as one vector."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.plan.planner import Moment, PlanResult, make_plan
+from s2a_edge.pack.plan.planner import ArenaPlan, Moment, PlanResult, make_plan, plan_arena
 from s2a_edge.pack.plan.verify import verify_plan
 from s2a_edge.pack.plan.workspaces import Runtime
 
@@ -37,4 +37,5 @@ def plan_memory(model: ir.Model, *, bound_outputs: bool = True, threads: int = 1
     return result
 
 
-__all__ = ["PLANNED_VERSION", "Moment", "PlanResult", "Runtime", "plan_memory", "verify_plan"]
+__all__ = ["PLANNED_VERSION", "ArenaPlan", "Moment", "PlanResult", "Runtime", "plan_arena",
+           "plan_memory", "verify_plan"]

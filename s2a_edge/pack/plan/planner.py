@@ -60,6 +60,29 @@ class PlanResult:
     runtime: Runtime
 
 
+@dataclass(frozen=True)
+class ArenaPlan:
+    """The part of a plan that is quick to make: nothing is bounded, nothing verified.
+
+    Attributes:
+        arena_bytes: as in :class:`~s2a_edge.spec.memory_plan.MemoryPlan`.
+        saved_bytes: as there.
+        node_count: as there.
+    """
+
+    arena_bytes: int
+    saved_bytes: int
+    node_count: int
+
+
+def plan_arena(model: ir.Model, *, threads: int) -> ArenaPlan:
+    """The arena that ``model`` needs; what :func:`make_plan` says of it, several times faster."""
+    traffic = record_traffic(model, bound_outputs=True, runtime=Runtime(threads, (1, 32)))
+    saved_bytes = sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED)
+    return ArenaPlan(smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic)), saved_bytes,
+                     len(traffic.nodes))
+
+
 def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> PlanResult:
     """Plans ``model`` without checking the result (see :func:`s2a_edge.pack.plan.plan_memory`).
 
