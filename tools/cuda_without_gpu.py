@@ -54,9 +54,12 @@ def make_libraries(wheel: Path, folder: Path) -> None:
     for name, symbols in wanted.items():
         # The runtime library keeps the count of memory, for whoever asks.
         nodes = {name: symbols or {"nothing"}, **({"SHIM": {"shim_*"}} if "cudart" in name else {})}
+        # Nothing else is visible: functions of another library would be found here first.
         script = folder / f"{name}.map"
-        script.write_text("".join(f"{node} {{ global: {'; '.join(sorted(names))}; }};\n"
-                                  for node, names in nodes.items()), encoding="utf-8")
+        script.write_text("".join(
+            f"{node} {{ global: {'; '.join(sorted(names))};"
+            f"{' local: *;' if node == name else ''} }};\n"
+            for node, names in nodes.items()), encoding="utf-8")
         subprocess.run(["gcc", "-O1", "-w", "-shared", "-fPIC", f"-DSHIM_CUDA={cuda}", str(code),
                         "-o", str(folder / name), f"-Wl,-soname,{name}",
                         f"-Wl,--version-script={script}"], check=True)

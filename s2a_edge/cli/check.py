@@ -19,9 +19,10 @@ from s2a_edge.cli.budget_option import (
 )
 from s2a_edge.cli.failures import one_line
 from s2a_edge.cli.output import Json, Output, Quiet, table
-from s2a_edge.cli.run_options import ProviderName
+from s2a_edge.cli.run_options import Engine, EngineName
 from s2a_edge.cli.trust_option import Trust, load_trust
 from s2a_edge.cli.waterfall import phases_table, waterfall_table
+from s2a_edge.spec.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,10 +38,7 @@ def check(
     device: Device = None,
     this_device: ThisDevice = False,
     desktop: Desktop = False,
-    provider: Annotated[
-        ProviderName,
-        typer.Option(help="What will execute the step; cuda adds its context and weight copies."),
-    ] = "cpu",
+    engine: Engine = "cpu",
     micro_batch: Annotated[
         int | None,
         typer.Option(help="Samples a step takes at once; default: the most that fit.", min=1),
@@ -69,19 +67,27 @@ def check(
         require_plot_name(plot)
 
     output = Output(as_json=as_json, quiet=quiet)
+    if engine == "auto" and not this_device:
+        raise UsageError(
+            where="--engine auto",
+            expected="--this-device, whose CUDA is then looked at",
+            got="a budget or a profile",
+            todo="say --engine cuda or --engine cpu",
+        )
     given = resolve_budget(
         budget=budget,
         device=device,
         this_device=this_device,
         desktop=desktop,
-        provider=provider,
+        # What CUDA takes is measured below where it is this device's.
+        provider="cuda" if engine == "cuda" and not this_device else "cpu",
     )
     with Bundle.open(bundle, trust=load_trust(trust)) as opened:
         manifest = opened.manifest
-        setting = _setting(provider, measured=this_device, evaluation=val)
+        budget_bytes = None if given is None else given.budget_bytes
+        setting = _setting(engine, manifest, budget_bytes, val, output if this_device else None)
         sizes = (micro_batch,) if micro_batch is not None else micro_batches(manifest)
         needs = [requirement(manifest, micro_batch=size, setting=setting) for size in sizes]
-        budget_bytes = None if given is None else given.budget_bytes
         # The largest that fits; if none does, the smallest, which misses least.
         fitting = (n for n in needs if budget_bytes is None or n.verdict(budget_bytes).fits)
         needed = next(fitting, needs[-1])
@@ -139,17 +145,29 @@ def _change_lines(changes: Sequence[Change]) -> list[str]:
     return [head, *(f"  {change.command} {change}" for change in changes)]
 
 
-def _setting(provider: ProviderName, *, measured: bool, evaluation: bool) -> Setting:
-    """What the requirement depends on; ``measured`` for the machine this runs on."""
+def _setting(
+    engine: EngineName,
+    manifest: Manifest,
+    budget_bytes: int | None,
+    evaluation: bool,
+    output: Output | None,
+) -> Setting:
+    """What the requirement depends on; with an ``output``, for the machine this runs on."""
     from s2a_edge.spec.requirement import Setting
 
-    if not measured:
-        return Setting(provider=provider, evaluation=evaluation)
+    if output is None:
+        return Setting(provider="cuda" if engine == "cuda" else "cpu", evaluation=evaluation)
     # With everything loaded that training loads: what this process holds now counts.
     import s2a_edge.run.trainer  # noqa: F401
+    from s2a_edge.run.engine_choice import choose_engine
     from s2a_edge.run.memory_check import measure_setting
 
-    return measure_setting(provider, evaluation=evaluation)
+    chosen = choose_engine(engine, manifest, budget_bytes, evaluation=evaluation)
+    if chosen.reason:
+        output.note(f"engine {chosen.provider}: {chosen.reason}")
+    return measure_setting(
+        chosen.provider, evaluation=evaluation, cuda_context_bytes=chosen.cuda_context_bytes
+    )
 
 
 def _requirement_tables(

@@ -10,7 +10,7 @@ import typer
 from s2a_edge.cli.budget_option import Budget, Device, ThisDevice, resolve_budget
 from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.cli.output import Json, Output, Quiet, table
-from s2a_edge.cli.run_options import DATA_HELP, Checkpoint, MovedBundle, Provider, Threads
+from s2a_edge.cli.run_options import DATA_HELP, Checkpoint, Engine, MovedBundle, Threads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +32,7 @@ def evaluate(
     device: Device = None,
     this_device: ThisDevice = False,
     threads: Threads = None,
-    provider: Provider = "cpu",
+    engine: Engine = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -40,7 +40,7 @@ def evaluate(
     from s2a_edge.run.finished_run import evaluate_run
 
     output = Output(as_json=as_json, quiet=quiet)
-    given = resolve_budget(budget=budget, device=device, this_device=this_device, provider=provider)
+    given = resolve_budget(budget=budget, device=device, this_device=this_device, provider="cpu")
     result = evaluate_run(
         run,
         data,
@@ -48,7 +48,8 @@ def evaluate(
         bundle=bundle,
         budget_bytes=given.budget_bytes if given else None,
         threads=threads,
-        provider=provider,
+        engine=engine,
+        on_engine=lambda chosen: output.note(f"engine {chosen.provider}: {chosen.reason}"),
     )
     output.show(headline(result), *_tables(result))
     output.result(result)

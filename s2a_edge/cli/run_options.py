@@ -9,10 +9,17 @@ import typer
 
 DATA_HELP = "Class folders of images; labels.csv in a folder, or a .csv, of images or texts; .npz."
 
-ProviderName = Literal["cpu", "cuda"]
+EngineName = Literal["auto", "cuda", "cpu"]
 CheckpointName = Literal["best", "last"]
 
-Provider = Annotated[ProviderName, typer.Option("--provider", help="What executes the step.")]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        "--provider",
+        help="What executes graphs; auto: CUDA where runtime, bundle and budget allow it.",
+    ),
+]
 Kernels = Annotated[
     Literal["auto", "native", "portable"],
     typer.Option(

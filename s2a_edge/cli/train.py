@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from s2a_edge.cli.budget_option import Budget, Device, ThisDevice, resolve_budge
 from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.cli.output import Json, Output, Quiet, table
 from s2a_edge.cli.progress import ProgressView
-from s2a_edge.cli.run_options import DATA_HELP, Kernels, Provider, Threads
+from s2a_edge.cli.run_options import DATA_HELP, Engine, Kernels, Threads
 from s2a_edge.cli.train_again import train_again
 from s2a_edge.cli.trust_option import Trust, load_trust
 from s2a_edge.spec.errors import BudgetError
@@ -82,7 +83,7 @@ def train(
         ),
     ] = None,
     threads: Threads = None,
-    provider: Provider = "cpu",
+    engine: Engine = "auto",
     kernels: Kernels = "auto",
     start_from: Annotated[
         Path | None,
@@ -98,25 +99,36 @@ def train(
 ) -> None:
     """Fine-tune a bundle inside a memory budget."""
     from s2a_edge.run.class_weights import read_class_weights
+    from s2a_edge.run.engine_choice import choose_engine
     from s2a_edge.run.trainer import Trainer
     from s2a_edge.spec.bundle import Bundle
     from s2a_edge.spec.units import parse_bytes
 
     output = Output(as_json=as_json, quiet=quiet)
     headroom_bytes = None if headroom is None else parse_bytes(headroom, where="--headroom")
-    given = resolve_budget(budget=budget, device=device, this_device=this_device, provider=provider)
+    given = resolve_budget(budget=budget, device=device, this_device=this_device, provider="cpu")
     trainer: Trainer | None = None
     try:
         with (
             Bundle.open(bundle, trust=load_trust(trust)) as opened,
             ProgressView(output) as progress,
         ):
+            chosen = choose_engine(
+                engine,
+                opened.manifest,
+                given.budget_bytes if given else None,
+                micro_batch,
+                evaluation=val is not None,
+            )
+            if chosen.is_news:
+                output.note(f"engine {chosen.provider}: {chosen.reason}")
             trainer = Trainer(
                 opened,
                 budget_bytes=given.budget_bytes if given else None,
                 micro_batch=micro_batch,
                 threads=threads,
-                provider=provider,
+                provider=chosen.provider,
+                cuda_context_bytes=chosen.cuda_context_bytes,
                 seed=seed,
                 kernels=kernels,
                 headroom_bytes=headroom_bytes,
@@ -153,7 +165,7 @@ def train(
         output.note(_step_down_line(change))
         train_again(change.micro_batch)
     output.show(_history_table(summary), *_closing_lines(summary))
-    output.result(summary)
+    output.result({**dataclasses.asdict(summary), "engine": chosen})
     if summary.stopped_by is not None:
         # As a shell reports a program that a signal ended.
         raise typer.Exit(128 + signal.Signals[summary.stopped_by].value)

@@ -204,7 +204,9 @@ def dtype_of(value: ir.Value) -> ir.DataType:
 
 
 def nbytes_of(value: ir.Value) -> int:
-    """Bytes of ``value`` as a runtime stores it (4-bit types two to a byte)."""
+    """Bytes of ``value`` as a runtime stores it: 4-bit types two to a byte, none without a name."""
+    if not value.name:
+        return 0  # an optional output that nobody reads
     count = int(np.prod(shape_of(value), dtype=np.int64))
     return (count * dtype_of(value).bitwidth + 7) // 8
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.data import DataSet
-from s2a_edge.run.device_tensor import Array, Provider
+from s2a_edge.run.device_tensor import Array
+from s2a_edge.run.engine_choice import EngineChoice, EngineName, choose_engine
 from s2a_edge.run.export import describe_output, export
 from s2a_edge.run.metrics import Evaluation
 from s2a_edge.run.run_folder import RUN_NAME, Which, checkpoint_path, read_run
@@ -63,7 +65,8 @@ def evaluate_run(
     bundle: Path | None = None,
     budget_bytes: int | None = None,
     threads: int | None = None,
-    provider: Provider = "cpu",
+    engine: EngineName = "cpu",
+    on_engine: Callable[[EngineChoice], None] = lambda chosen: None,
 ) -> Evaluation:
     """Loss and figures of a run's checkpoint, or of a bundle as it was packed.
 
@@ -74,7 +77,8 @@ def evaluate_run(
         bundle: where the run's bundle is now, if it was moved.
         budget_bytes: most memory the process may hold; None: not limited.
         threads: threads of one operator; None: all usable cores.
-        provider: ``"cpu"`` or ``"cuda"``.
+        engine: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where it can be had.
+        on_engine: told what ``auto`` chose.
 
     Raises:
         CheckpointError: the run has no such checkpoint, or its bundle is gone.
@@ -83,8 +87,12 @@ def evaluate_run(
     """
     is_run = (path / RUN_NAME).is_file()
     with open_bundle(path, bundle) if is_run else Bundle.open(path) as opened:
-        trainer = Trainer(opened, budget_bytes=budget_bytes, threads=threads, provider=provider,
-                          training=False)
+        chosen = choose_engine(engine, opened.manifest, budget_bytes)
+        if chosen.is_news:
+            on_engine(chosen)
+        trainer = Trainer(opened, budget_bytes=budget_bytes, threads=threads,
+                          provider=chosen.provider, training=False,
+                          cuda_context_bytes=chosen.cuda_context_bytes)
         if is_run:
             trainer.load_checkpoint(checkpoint_path(path, checkpoint))
         return trainer.evaluate(data)

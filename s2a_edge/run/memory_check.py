@@ -20,7 +20,13 @@ from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError
 from s2a_edge.spec.kernels import Kernels
 from s2a_edge.spec.manifest import Manifest
-from s2a_edge.spec.requirement import LineKind, Requirement, RequirementLine, Setting
+from s2a_edge.spec.requirement import (
+    LineKind,
+    Requirement,
+    RequirementLine,
+    Setting,
+    weights_bytes,
+)
 from s2a_edge.spec.units import KIB, MIB
 
 LIBRARY_GROWTH_BYTES = 14 * MIB
@@ -33,7 +39,8 @@ bytes each were seen (onnxruntime 1.32), but the arena rounds, and a plan leaves
 
 
 def measure_setting(
-    provider: Provider, threads: int | None = None, *, evaluation: bool = True
+    provider: Provider, threads: int | None = None, *, evaluation: bool = True,
+    cuda_context_bytes: int = 0,
 ) -> Setting:
     """What a requirement depends on here: call it before any session exists.
 
@@ -41,6 +48,7 @@ def measure_setting(
         provider: what executes graphs.
         threads: of one operator; None: all usable cores.
         evaluation: whether there will be one.
+        cuda_context_bytes: what CUDA took when it started; see :mod:`s2a_edge.run.device_memory`.
 
     Raises:
         DeviceError: the platform does not tell a process's memory.
@@ -52,6 +60,7 @@ def measure_setting(
         threads=usable_cores() if threads is None else threads,
         onnxruntime=runtime_version(runtime_name()),
         evaluation=evaluation,
+        cuda_context_bytes=cuda_context_bytes,
     )
 
 
@@ -99,9 +108,9 @@ def arena_limit(bundle: Bundle, needed: Requirement, provider: Provider) -> int:
     files = [bundle.file(graph.file) for graph in (graphs.eval, graphs.optimizer, train)
              if graph.file in needed.arenas]
     # A CUDA session's copy of the weights lies in its arena.
-    weights_bytes = 0 if provider == "cpu" else needed.of_kind(LineKind.WEIGHTS)
+    copied_bytes = 0 if provider == "cpu" else weights_bytes(bundle.manifest)
     constants_bytes = constants_in_arena_bytes(files, provider)
-    return needed.arena_bytes + constants_bytes + weights_bytes + SESSION_SLACK_BYTES
+    return needed.arena_bytes + constants_bytes + copied_bytes + SESSION_SLACK_BYTES
 
 
 def require_room_for_data(

@@ -60,6 +60,9 @@ class Trainer(TunedModel):
         headroom_bytes: memory of the machine, and of the control group, that must stay free while
             training; None: two percent, within 8 and 256 MiB; 0: nothing is watched but the budget.
 
+        cuda_context_bytes: what CUDA takes when it starts (:mod:`s2a_edge.run.engine_choice`); 0:
+            not counted.
+
     Attributes:
         native: whether kernels in C run.
 
@@ -83,13 +86,16 @@ class Trainer(TunedModel):
         kernels: Kernels = "auto",
         headroom_bytes: int | None = None,
         evaluation: bool = True,
+        cuda_context_bytes: int = 0,
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.budget_bytes = budget_bytes
         self.seed = seed
         require_compatible(opened.manifest.compat, provider)
         return_freed_memory()
-        self._setting = memory_check.measure_setting(provider, threads, evaluation=evaluation)
+        self._setting = memory_check.measure_setting(
+            provider, threads, evaluation=evaluation, cuda_context_bytes=cuda_context_bytes
+        )
         library = kernel_library(opened, kernels, provider) if training else None
         needed = memory_check.choose_form(
             opened, budget_bytes, micro_batch, self._setting, kernels, native=library is not None

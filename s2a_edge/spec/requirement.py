@@ -141,6 +141,8 @@ class Setting:
         onnxruntime: major and minor number of the version; None: a recent one. On the CPU some
             versions need a larger arena.
         evaluation: the evaluation graph is loaded too; training without validation data is not.
+        cuda_context_bytes: what CUDA's context and libraries took when they started here; 0: not
+            measured, and left out of the budget instead (a device profile's overhead).
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -150,6 +152,7 @@ class Setting:
     threads: int | None = None
     onnxruntime: tuple[int, int] | None = None
     evaluation: bool = True
+    cuda_context_bytes: int = 0
 
 
 DEFAULT_SETTING = Setting()
@@ -180,6 +183,7 @@ def requirement(
         *_runtime_lines(manifest, train, setting),
         *_weight_lines(manifest, setting),
         RequirementLine(f"arena ({largest} needs most)", arena_bytes, "planned", LineKind.ARENA),
+        *_cuda_lines(sum(limits.values()) - arena_bytes, setting),
         RequirementLine("trainable tensors", param_bytes, "planned", LineKind.TRAINABLES),
         RequirementLine("their gradients", param_bytes, "planned", LineKind.GRADIENTS),
         RequirementLine(
@@ -279,17 +283,42 @@ def _beyond_plan(manifest: Manifest, train: BatchGraph, setting: Setting) -> int
     return max((0, *beyond))
 
 
+def weights_bytes(manifest: Manifest) -> int:
+    """Bytes of ``weights.bin`` that tensors take, padding included."""
+    return max((x.offset + x.size_bytes for x in manifest.weights), default=0)
+
+
 def _weight_lines(manifest: Manifest, setting: Setting) -> tuple[RequirementLine, ...]:
-    file_bytes = max((x.offset + x.size_bytes for x in manifest.weights), default=0)
-    # The train and the eval session each hold a copy on CUDA; the optimizer reads no weights.
-    copies = (2 if setting.evaluation else 1) if setting.provider == "cuda" else 0
-    copies_bytes = copies * file_bytes
-    label = f"frozen weights ({manifest.frozen.storage}), mapped"
+    """On the CPU the mapped file; on CUDA copies, one for each session that reads weights.
+
+    There the runtime maps one tensor at a time, copies it and lets go of the mapping, so that where
+    CPU and GPU share their memory a weight is never counted as mapped and as copied.
+    """
+    file_bytes, storage = weights_bytes(manifest), manifest.frozen.storage
+    if setting.provider == "cpu":
+        label = f"frozen weights ({storage}), mapped"
+        return (RequirementLine(label, file_bytes, "planned", LineKind.WEIGHTS),)
+    largest_bytes = max((x.size_bytes for x in manifest.weights), default=0)
+    copies = 2 if setting.evaluation else 1  # the optimizer reads no weights
     return (
-        RequirementLine(label, file_bytes, "planned", LineKind.WEIGHTS),
         RequirementLine(
-            "frozen weights, copied to the GPU", copies_bytes, "planned", LineKind.WEIGHTS
-        ),
+            f"frozen weights ({storage}), a copy for each of {copies} sessions on the GPU",
+            copies * file_bytes, "planned", LineKind.WEIGHTS),
+        RequirementLine(
+            "the largest of them, mapped while it is copied",
+            largest_bytes, "planned", LineKind.WEIGHTS),
+    )
+
+
+def _cuda_lines(other_arenas_bytes: int, setting: Setting) -> tuple[RequirementLine, ...]:
+    """What CUDA takes besides: sessions have arenas of their own there, and keep them."""
+    if setting.provider == "cpu":
+        return ()
+    return (
+        RequirementLine("arenas of the other sessions", other_arenas_bytes, "planned",
+                        LineKind.ARENA),
+        RequirementLine("CUDA context and libraries", setting.cuda_context_bytes,
+                        "measured on this device", LineKind.RUNTIME),
     )
 
 

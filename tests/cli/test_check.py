@@ -112,3 +112,20 @@ def test_not_a_bundle(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert json.loads(done.stdout)["error"].startswith("Bundle")
     assert done.stderr.count("\n") == 1
+
+
+def test_cuda_adds_copies_of_the_weights_and_arenas(bundle: Path) -> None:
+    on_cpu, on_cuda = (json.loads(_check(bundle, "--json", option, name).stdout)["requirements"][0]
+                       for option, name in (("--engine", "cpu"), ("--provider", "cuda")))
+    labels = {line["label"] for line in on_cuda["lines"]} - {
+        line["label"] for line in on_cpu["lines"]}
+    assert any("copy for each of 2 sessions" in label for label in labels)
+    assert "arenas of the other sessions" in labels
+
+
+def test_auto_looks_at_this_device_and_says_what_it_chose(bundle: Path) -> None:
+    refused = _check(bundle, "--engine", "auto", "--budget", "1GiB")
+    assert refused.exit_code == 2
+    assert "--this-device" in refused.stderr
+    chosen = _check(bundle, "--engine", "auto", "--this-device")
+    assert "engine cpu: this onnxruntime has no CUDA provider" in chosen.stderr

@@ -29,6 +29,8 @@ RECIPES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tiny_vit", {"adapters": ("bias", "lrp", "lsb"), "loss": "bce"}),
     ("tiny_vit", {"adapters": ("lora",), "loss": "mse"}), ("tiny_vit_scaled", {"loss": "l1"}),
     ("tiny_vit", {"adapters": ("full",), "optimizer": "sgd"}),
+    ("tiny_vit", {"precision": "fp16"}), ("tiny_vit", {"precision": "bf16"}),
+    ("tiny_resnet", {"precision": "fp16"}), ("tiny_resnet", {"precision": "bf16"}),
     ("tiny_resnet", {"bits": 4}), ("tiny_resnet", {"bits": 2}), ("tiny_resnet", {"bits": 8}),
     ("tiny_resnet", {"bits": 32}), ("tiny_resnet", {"adapters": ("bias", "lrp", "lsb")}),
     ("tiny_resnet", {"adapters": ("full",)}), ("tiny_resnet", {"adapters": ("head",)}),

@@ -195,8 +195,19 @@ def test_what_the_rehearsal_needed_beyond_the_plan_is_a_line() -> None:
 
 
 def test_cuda_copies_the_weights_for_both_sessions_that_read_them() -> None:
-    needed = requirement(manifest({1: MIB}), setting=Setting(provider="cuda"))
-    assert needed.of_kind(LineKind.WEIGHTS) == 3 * WEIGHT_BYTES
+    """And maps one of them at a time: none is counted as mapped and as copied."""
+    bundle = manifest({1: MIB})
+    largest = max(weight.size_bytes for weight in bundle.weights)
+    for evaluation, copies in ((True, 2), (False, 1)):
+        needed = requirement(bundle, setting=Setting(provider="cuda", evaluation=evaluation))
+        assert needed.of_kind(LineKind.WEIGHTS) == copies * WEIGHT_BYTES + largest
+
+
+def test_cuda_sessions_have_arenas_of_their_own() -> None:
+    bundle = manifest({1: MIB})
+    needed = requirement(bundle, setting=Setting(provider="cuda"))
+    assert needed.of_kind(LineKind.ARENA) == sum(needed.arenas.values()) > needed.arena_bytes
+    assert requirement(bundle).of_kind(LineKind.ARENA) == needed.arena_bytes
 
 
 def test_array_data_needs_no_image_buffer() -> None:
