@@ -28,8 +28,8 @@ def reverse_depth_first(model: ir.Model) -> list[ir.Node]:
         elif node not in seen:
             seen.add(node)
             stack.append((node, True))
-            makers = {v.producer() for v in node.inputs if v is not None} - {None}
-            stack += [(n, False) for n in sorted(makers, key=place.__getitem__)]  # type: ignore[arg-type]  # None was taken out
+            makers = {m for v in node.inputs if v is not None and (m := v.producer()) is not None}
+            stack += [(n, False) for n in sorted(makers, key=place.__getitem__)]
     return order
 
 
