@@ -24,6 +24,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from s2a_edge.run.placement import placed_on
+
 _SHIM = Path(__file__).parent / "cuda_shim" / "shim.c"
 _DRIVER = "libcuda.so.1"  # asked for while running, so that no symbol table names its functions
 _DRIVER_CALL = r"(?m)^cu(?!blas|dnn|fft|da|rand)[A-Z]\w+$"
@@ -108,7 +110,7 @@ def _probe(graphs: list[Path]) -> dict[str, Any]:
                 os.close(kept)
             log.seek(0)
             text = log.read().decode(errors="replace")
-        on_cpu = _placed(text, "CPUExecutionProvider")
+        on_cpu = placed_on(text, "CPUExecutionProvider")
         if error or on_cpu or _all_on(text, "CPUExecutionProvider"):
             left[str(graph)] = {"error": error, "cpu": on_cpu or ["all nodes"]}
     return {"onnxruntime": ort.__version__, "graphs": len(graphs), "left": left}
@@ -116,21 +118,6 @@ def _probe(graphs: list[Path]) -> dict[str, Any]:
 
 def _all_on(text: str, provider: str) -> bool:
     return f"All nodes placed on [{provider}]" in text
-
-
-def _placed(text: str, provider: str) -> list[str]:
-    """Nodes in the runtime's list of placements, as ``Type (name)``."""
-    nodes: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        body = line.partition("VerifyEachNodeIsAssignedToAnEp] ")[2].strip()
-        if not body:
-            inside = False
-        elif "placed on [" in body:
-            inside = f"[{provider}]" in body
-        elif inside:
-            nodes.append(body)
-    return nodes
 
 
 def forms_of(graph: Path) -> set[tuple[str, str, int, tuple[tuple[str, str], ...]]]:

@@ -20,6 +20,7 @@ from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
 from s2a_edge.run.huge_pages import advise_huge_pages
 from s2a_edge.run.inline_tensors import inline_tensors
+from s2a_edge.run.placement import FALLBACK_REFUSED, left_to_the_cpu, said_while
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
 from s2a_edge.spec.errors import DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
@@ -123,6 +124,8 @@ class Engine:
         try:
             session = ort.InferenceSession(str(path), options, providers=self._providers())
         except RUNTIME_ERRORS as error:
+            if FALLBACK_REFUSED in str(error):
+                raise self._without_kernel(path, given) from error
             raise load_error(error, path) from error
         if self.provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise DeviceError(
@@ -136,6 +139,22 @@ class Engine:
     def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
         """A zeroed tensor where the engine's graphs can use it in place."""
         return DeviceTensor(shape, dtype, self.provider)
+
+    def _without_kernel(self, path: Path, given: Mapping[str, Any]) -> DeviceError:
+        """Names the node that the provider has no kernel for: the session is made again, aloud."""
+        options = self._session_options()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+        options.log_severity_level = 0
+        for name, value in given.items():
+            options.add_initializer(name, value)
+        said = said_while(
+            lambda: ort.InferenceSession(str(path), options, providers=self._providers()))
+        return DeviceError(
+            where=path.name,
+            expected=f"a CUDA kernel for every node in onnxruntime {ort.__version__}",
+            got=f"none for {left_to_the_cpu(said)}",
+            todo="use --engine cpu, or install a newer onnxruntime-gpu",
+        )
 
     def _map_arena(self) -> None:
         """Make the runtime map its arena, with nothing in it yet."""

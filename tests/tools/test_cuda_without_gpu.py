@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.cuda_without_gpu import _placed, graphs_of, make_libraries, provider_library
+from s2a_edge.run.placement import placed_on
+from tools.cuda_without_gpu import graphs_of, make_libraries, provider_library
 
 _LOG = """\
 2026 [I:onnxruntime:, a.cc:1 GetCapability] CUDA kernel not found for: BitShift
@@ -23,8 +24,8 @@ _LOG = """\
 
 
 def test_placements_are_read_from_the_log() -> None:
-    assert _placed(_LOG, "CPUExecutionProvider") == ["BitShift (shift)"]
-    assert _placed(_LOG, "CUDAExecutionProvider") == ["Add (sum)"]
+    assert placed_on(_LOG, "CPUExecutionProvider") == ["BitShift (shift)"]
+    assert placed_on(_LOG, "CUDAExecutionProvider") == ["Add (sum)"]
 
 
 def test_a_bundles_graphs_without_those_for_the_cpu(tmp_path: Path) -> None:
