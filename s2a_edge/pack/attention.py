@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, module_of, shape_of
+from s2a_edge.pack.graph import MICROSOFT, SAMPLES_KEY, module_of, shape_of
 from s2a_edge.pack.precision import Policy
 from s2a_edge.pack.saving import saved_key
 
@@ -41,13 +41,14 @@ def attention_chains(nodes: Iterable[ir.Node], flowing: set[ir.Value], policy: P
                      ) -> AttentionChains:
     """The attention blocks of a graph for which ``policy`` wants recomputation."""
     found = AttentionChains()
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
     for node in nodes:
         if node.op_type != "Softmax" or node.outputs[0] not in flowing:
             continue
         module = module_of(node)
-        key = saved_key(module, "probability", seen[module])
-        seen[module] += 1
+        part = node.metadata_props.get(SAMPLES_KEY, "")
+        key = saved_key(module, "probability", seen[module, part])
+        seen[module, part] += 1
         chain = _chain(node, flowing)
         if chain is None or not all(v in flowing for v in chain[0].inputs):
             continue

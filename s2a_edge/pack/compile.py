@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,6 +14,7 @@ from s2a_edge.pack.blocks import find_blocks
 from s2a_edge.pack.calibration import Samples
 from s2a_edge.pack.calibration_data import calibration_samples
 from s2a_edge.pack.capture import Backbone, Captured
+from s2a_edge.pack.choose_front import in_parts
 from s2a_edge.pack.coverage import require_gradients, require_rules
 from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import check_emitted
@@ -28,7 +29,7 @@ from s2a_edge.pack.merge_views import merge_views
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
-from s2a_edge.pack.precision import Precision
+from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.regroup import slices_to_splits
 from s2a_edge.pack.slice_products import MOST_COLUMNS, read_transposed, slice_products
 from s2a_edge.pack.training_steps import (
@@ -151,8 +152,8 @@ def compile_backbone(captured: Captured, options: PackOptions,
             measured.allocator, _capacity_bytes(adapted, largest, options)))
     policy = fixed_policy(options) if allocated is None else allocated.allocation
     on_stage("differentiate", f"{len(adapted.trainables)} trainables, {options.bits} bits")
-    micro = {b: by_batch[b] for b in batches}
-    evaluation = loss_model(adapted, "eval") if own_loss else forward_model(adapted, "eval")
+    micro = _fronts(captured, by_batch, batches, policy, options)
+    evaluation = loss_model(adapted, "eval") if own_loss else forward_model(micro[largest], "eval")
     for model in (references[part].model, evaluation, inference):
         lower(model)
         merge_views(model)
@@ -179,6 +180,22 @@ def _evaluation(model: ir.Model, coder: FrozenCoder) -> ir.Model:
     made = model if half is None else half_model(model, half)
     coder.apply(made)
     return float32_twin(made, half) if half is not None and coder.emulate else made
+
+
+def _fronts(captured: Captured, by_batch: Mapping[int, Adapted], batches: Sequence[int],
+            policy: Policy, options: PackOptions) -> dict[int, Adapted]:
+    """The network for each micro-batch, its wide front in parts where samples are independent."""
+    joint = options.loss == "output" or captured.fixed_batch not in (None, 1)
+    if joint or options.front == "whole":
+        return {batch: by_batch[batch] for batch in batches}
+
+    def part_of(samples: int) -> Adapted:
+        if samples in by_batch:
+            return by_batch[samples]
+        return slice_products(adapted_backbone(captured, samples, options)[1],
+                              _columns(options)).adapted
+
+    return in_parts(by_batch, batches, part_of, policy, options)
 
 
 def allocation_within(allocator: Allocator, capacity_bytes: int) -> Allocation:

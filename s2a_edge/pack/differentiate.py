@@ -20,6 +20,7 @@ from s2a_edge.pack.environment import Environment
 from s2a_edge.pack.graph import (
     FLOAT32_KEY,
     RECOMPUTE_KEY,
+    SAMPLES_KEY,
     GraphBuilder,
     dtype_of,
     leading_to,
@@ -172,6 +173,7 @@ class _Differentiator:
 
     def _forward(self, node: ir.Node) -> None:
         self.g.module = module_of(node)
+        self.saved.part = node.metadata_props.get(SAMPLES_KEY, "")
         needs = self._needs(node)
         if not any(v in self.flowing for v in node.outputs):
             self.env.clone(node)

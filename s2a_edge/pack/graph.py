@@ -31,6 +31,8 @@ CONSTANT_KEY = "s2a.constant"
 FOLDED_KEY = "s2a.folded"
 # Marks nodes whose outputs are cheaper to compute again in the backward than to keep.
 RECOMPUTE_KEY = "s2a.recompute"
+# On a node that runs for one part of the micro-batch: the number of the part.
+SAMPLES_KEY = "s2a.samples"
 # Marks an initializer that belongs to a coded weight: kept among the weights, however small.
 CODED_KEY = "s2a.coded"
 # Marks nodes that compute in float32 at any precision (``half``).
@@ -344,6 +346,6 @@ def model_of(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], builder: G
 
 __all__ = [
     "CODED_KEY", "CONSTANT_KEY", "FLOAT32_KEY", "FOLDED_KEY", "IR_VERSION", "KIND_KEY", "MICROSOFT",
-    "MODULE_KEY", "OPSET", "PART_KEY", "RECOMPUTE_KEY", "GraphBuilder", "dtype_of",
+    "MODULE_KEY", "OPSET", "PART_KEY", "RECOMPUTE_KEY", "SAMPLES_KEY", "GraphBuilder", "dtype_of",
     "infer_outputs", "model_of", "module_of", "nbytes_of", "shape_of",
 ]

@@ -68,6 +68,8 @@ class PackOptions:
             errors on; None: noise with the spectrum of photographs.
         calibration_samples: at most so many of it; ``auto`` measures sensitivities on no more
             either, noise or not.
+        front: ``auto``: the wide front of a network runs in parts of the micro-batch where that
+            saves memory; ``whole``: never, for comparison.
         order: ``searched`` for a small arena, or ``naive``: as emitted, for comparison.
         native: also make each training step with kernels in C, where this host can compile them.
         auto: search micro-batch, bits, attention, storage of frozen weights and blocks: the fastest
@@ -106,6 +108,7 @@ class PackOptions:
     threads: int | None = None
     calibration: Path | None = None
     calibration_samples: int = 16
+    front: Literal["auto", "whole"] = "auto"
     order: Literal["searched", "naive"] = "searched"
     native: bool = True
     auto: SearchOptions | None = None

@@ -98,12 +98,14 @@ class SavedValues:
         self._made_again: dict[int, tuple[ir.Value, int]] = {}
         self._policy = policy
         self._tap = tap
-        self._declared: Counter[str] = Counter()
+        self._declared: Counter[tuple[str, str]] = Counter()
         self._records: dict[tuple[int, str], _Record] = {}
         # The ids above stay valid only while the values live.
         self._alive: list[ir.Value] = []
         self._kept: dict[int, ir.Value] = {}
         self.recompute_leaves: set[int] = set()
+        # Which part of the micro-batch the node at hand is for; keys of all parts are the same.
+        self.part = ""
         self.recomputations: dict[int, Callable[[], ir.Value]] = {}
 
     def declare(self, value: ir.Value, kind: str, *, exact: bool = False) -> tuple[int, str]:
@@ -115,7 +117,7 @@ class SavedValues:
         again = self.recomputations.get(id(value)) if key[1] == "" else None
         if again is None and not exact:
             again = self._way_back(value, kind)
-        group = f"{self._g.module}:{kind}"
+        group = (f"{self._g.module}:{kind}", self.part)
         name = saved_key(self._g.module, kind, self._declared[group])
         self._declared[group] += 1
         self._records[key] = self._recomputed(name, value, kind, again) if again is not None \
