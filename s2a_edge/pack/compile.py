@@ -193,7 +193,7 @@ def _fronts(captured: Captured, by_batch: Mapping[int, Adapted], batches: Sequen
         if samples in by_batch:
             return by_batch[samples]
         return slice_products(adapted_backbone(captured, samples, options)[1],
-                              _columns(options)).adapted
+                              columns_of_slices(options)).adapted
 
     return in_parts(by_batch, batches, part_of, policy, options)
 
