@@ -34,6 +34,12 @@ RECIPES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tiny_resnet", {"bits": 4}), ("tiny_resnet", {"bits": 2}), ("tiny_resnet", {"bits": 8}),
     ("tiny_resnet", {"bits": 32}), ("tiny_resnet", {"adapters": ("bias", "lrp", "lsb")}),
     ("tiny_resnet", {"adapters": ("full",)}), ("tiny_resnet", {"adapters": ("head",)}),
+    *((name, {"precision": precision, "bits": bits}) for name in ("tiny_vit", "tiny_resnet")
+      for precision in ("fp16", "bf16") for bits in (4, 32)),
+    ("tiny_vit", {"precision": "fp16", "bits": 8}), ("tiny_vit", {"precision": "fp16", "bits": 3}),
+    ("tiny_vit", {"precision": "fp16", "recompute": "products"}),
+    ("tiny_vit", {"precision": "fp16", "adapters": ("bias", "lrp", "lsb"), "loss": "bce"}),
+    ("tiny_resnet", {"precision": "fp16", "adapters": ("full",), "frozen": "int8"}),
 )
 
 

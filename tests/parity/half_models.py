@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import timm
 import torch
-from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
+
+from s2a_edge.pack.capture.timm_model import define_torchvision_schemas
 
 
 def vit_s() -> nn.Module:
@@ -19,6 +19,10 @@ def resnet() -> nn.Module:
 
 
 def _drawn(kind: str, shape: tuple[int, int, int]) -> nn.Module:
+    define_torchvision_schemas()
+    import timm
+    from timm.models.resnet import Bottleneck, ResNet
+
     torch.manual_seed(0)
     module: nn.Module
     if kind == "vit_s":

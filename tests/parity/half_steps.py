@@ -43,7 +43,7 @@ def _gradients(name: str, precision: str, bits: int, seed: int) -> Arrays:
                  if n.startswith("acc_out.")}
         if GRADIENT_SCALE not in given or all(np.isfinite(a).all() for a in found.values()):
             return found
-        given[GRADIENT_SCALE] = given[GRADIENT_SCALE] / np.float32(2)  # as training does
+        given[GRADIENT_SCALE] = np.asarray(given[GRADIENT_SCALE] / 2, np.float32)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from s2a_edge.pack.rehearse import machine
 from tests.pack.torch_twin import TorchTwin
 from tests.parity.half_steps import BATCH, MODELS, errors, exact, feeds, made
 
-BATCHES = 10
+BATCHES = 6
 _SCALE = {"fp16": 2.0**16, "bf16": 1.0}
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
