@@ -66,11 +66,13 @@ class ArenaPlan:
 
     Attributes:
         arena_bytes: as in :class:`~s2a_edge.spec.memory_plan.MemoryPlan`.
+        least_bytes: what is alive at once; no order that keeps this peak needs a smaller arena.
         saved_bytes: as there.
         node_count: as there.
     """
 
     arena_bytes: int
+    least_bytes: int
     saved_bytes: int
     node_count: int
 
@@ -79,7 +81,8 @@ def plan_arena(model: ir.Model, *, threads: int) -> ArenaPlan:
     """The arena that ``model`` needs; what :func:`make_plan` says of it, several times faster."""
     traffic = record_traffic(model, bound_outputs=True, runtime=Runtime(threads, (1, 32)))
     saved_bytes = sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED)
-    return ArenaPlan(smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic)), saved_bytes,
+    least_bytes = _rounded_peak_bytes(traffic)
+    return ArenaPlan(smallest_arena_bytes(traffic, least_bytes), least_bytes, saved_bytes,
                      len(traffic.nodes))
 
 

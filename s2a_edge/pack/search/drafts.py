@@ -111,6 +111,7 @@ class Drafts:
         self._forwards: dict[tuple[int, str, str], _Forward] = {}
         self._coders: dict[tuple[str, str, int], FrozenCoder] = {}
         self._made: dict[Candidate, Draft] = {}
+        self._ordered: dict[Candidate, Draft] = {}
         self._last: tuple[Candidate, Steps] | None = None
         self._plans: dict[tuple[int, str, str], ArenaPlan] = {}
         self._sizes: dict[tuple[str, str, int], int] = {}
@@ -125,6 +126,17 @@ class Drafts:
         if candidate not in self._made:
             self._made[candidate] = self._draft(candidate)
         return self._made[candidate]
+
+    def ordered(self, candidate: Candidate) -> Draft:
+        """The draft with the bundle's order of the training step, whose arena is smaller."""
+        draft = self.draft(candidate)
+        if candidate not in self._ordered:
+            options, batch = candidate.options(self.base), candidate.micro_batch
+            step = training_steps({batch: self.sliced(candidate).adapted}, self.policy(candidate),
+                                  self._forward(candidate).coder, options)[batch]
+            plan = plan_arena(step.model, threads=usable_threads(self.base))
+            self._ordered[candidate] = replace(draft, train=plan)
+        return self._ordered[candidate]
 
     def steps(self, candidate: Candidate) -> Steps:
         """The step itself, to be run; the last one is at hand."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s2a_edge.pack.search.calibrate import Squares
 from s2a_edge.pack.search.candidates import Candidate, Saves
@@ -26,14 +26,16 @@ LOW_BATCH = 4
 
 @dataclass(frozen=True)
 class Figures:
-    """Memory of the process, and time of one run of the training graph."""
+    """Memory of the process, at the very least too, and time of one run of the training graph."""
 
     total_bytes: float
+    least_bytes: float
     run_ms: float
 
     def plus(self, other: Figures, times: float = 1.0) -> Figures:
         """This and ``times`` the other."""
         return Figures(self.total_bytes + times * other.total_bytes,
+                       self.least_bytes + times * other.least_bytes,
                        self.run_ms + times * other.run_ms)
 
     def minus(self, other: Figures) -> Figures:
@@ -63,12 +65,16 @@ class Pricing:
 
     def figures(self, candidate: Candidate) -> Figures:
         """Of a candidate that is drafted for it."""
-        draft = self.draft(candidate)
-        return Figures(self.total_bytes(candidate, draft), self.costs.ms(draft.work))
+        return self._figures(candidate, self.draft(candidate))
 
-    def row(self, candidate: Candidate) -> Row:
+    def _figures(self, candidate: Candidate, draft: Draft) -> Figures:
+        least = replace(draft, train=replace(draft.train, arena_bytes=draft.train.least_bytes))
+        return Figures(self.total_bytes(candidate, draft), self.total_bytes(candidate, least),
+                       self.costs.ms(draft.work))
+
+    def row(self, candidate: Candidate, draft: Draft) -> Row:
         """The row of ``candidate``, drafted."""
-        return self._row(candidate, self.figures(candidate), self.draft(candidate), drafted=True)
+        return self._row(candidate, self._figures(candidate, draft), draft, drafted=True)
 
     def estimate(self, candidate: Candidate, figures: Figures, like: Draft) -> Row:
         """The row of ``candidate`` with estimated ``figures``; ``like`` has the same depth."""
@@ -83,7 +89,8 @@ class Pricing:
         whole = sum(self.norms.values())
         return Row(candidate, round(figures.total_bytes), step_ms,
                    math.sqrt(squared / norm) if norm else 0.0,
-                   max(0.0, 1 - norm / whole) if whole else 0.0, drafted)
+                   max(0.0, 1 - norm / whole) if whole else 0.0, drafted,
+                   round(figures.least_bytes))
 
 
 def estimated(pricing: Pricing, batches: Sequence[int], saves: Sequence[Saves],
@@ -105,8 +112,8 @@ def estimated(pricing: Pricing, batches: Sequence[int], saves: Sequence[Saves],
     for way in saves:
         at_low = pricing.figures(Candidate(low, way, plain, blocks))
         at_high = pricing.figures(Candidate(high, way, plain, blocks))
-        slope = Figures(0, 0).plus(at_high.minus(at_low), 1 / (high - low)) if high > low \
-            else Figures(0, 0)
+        slope = Figures(0, 0, 0).plus(at_high.minus(at_low), 1 / (high - low)) if high > low \
+            else Figures(0, 0, 0)
         lines[way] = at_low, slope
     drafted = [n for n in batches if n <= _FEW_SAMPLES or n == low]
     more = {(storage, n): pricing.figures(Candidate(n, first, storage, blocks)).minus(
@@ -117,7 +124,7 @@ def estimated(pricing: Pricing, batches: Sequence[int], saves: Sequence[Saves],
         for n in batches:
             plainly = at_low.plus(slope, n - low)
             for storage in storages:
-                added = Figures(0, 0) if storage == plain \
+                added = Figures(0, 0, 0) if storage == plain \
                     else more[storage, n if n in drafted else low]
                 rows.append(pricing.estimate(Candidate(n, way, storage, blocks),
                                              plainly.plus(added), like))

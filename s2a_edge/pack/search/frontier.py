@@ -22,6 +22,7 @@ class Row:
         gradient_error: relative, that codes of saved values cause.
         left_out: share of the squared norm of all gradients that does not train.
         drafted: compiled and planned; else estimated from others that were.
+        least_bytes: what it may need in a better order of its nodes, at the very least.
     """
 
     candidate: Candidate
@@ -30,6 +31,7 @@ class Row:
     gradient_error: float
     left_out: float
     drafted: bool
+    least_bytes: int = 0
 
     @property
     def error(self) -> float:

@@ -202,32 +202,38 @@ class Search:
         for tier in self._tiers():
             if seen:
                 smallest = self._smallest(tier, seen)
-                if smallest.total_bytes * (1 - SLACK) > budget_bytes:
+                if smallest.least_bytes * (1 - SLACK) > budget_bytes:
                     seen.append(smallest)  # nothing of this tier can fit
                     continue
             rows = self.rows(tier)
-            found = choose(rows, budget_bytes, self.exact, self.allowed)
+            found = choose(rows, budget_bytes, self.exact, self.ordered, self.allowed)
             if self._allocations_may_help(rows, found, budget_bytes):
                 rows = [*rows, *self._allocation_rows(tier)]
                 self._tier_rows[tier] = rows
-                found = choose(rows, budget_bytes, self.exact, self.allowed)
+                found = choose(rows, budget_bytes, self.exact, self.ordered, self.allowed)
             seen += rows
             if found is not None:
                 return Choice(found, True, self._with(seen, found))
         closest = min(filter(self.allowed, seen), key=lambda row: row.total_bytes,
                       default=min(seen, key=lambda row: row.total_bytes))
-        closest = self.exact(closest.candidate)
+        closest = self.ordered(closest.candidate)
         return Choice(closest, closest.total_bytes <= budget_bytes, self._with(seen, closest))
 
     def _smallest(self, tier: Tier, seen: Sequence[Row]) -> Row:
         """The candidate of a tier that needs least, as far as tiers are alike in what does."""
         least = min((row for row in seen if row.candidate.micro_batch == self.batches[0]),
                     key=lambda row: (not self.allowed(row), row.total_bytes))
-        return self.exact(Candidate(self.batches[0], least.candidate.saves, tier[1][-1], tier[0]))
+        made = (self.exact(Candidate(self.batches[0], least.candidate.saves, storage, tier[0]))
+                for storage in tier[1])
+        return min(made, key=lambda row: row.least_bytes)
 
     def exact(self, candidate: Candidate) -> Row:
         """The drafted row of a candidate."""
-        return self.pricing.row(candidate)
+        return self.pricing.row(candidate, self.drafts.draft(candidate))
+
+    def ordered(self, candidate: Candidate) -> Row:
+        """The same, its nodes in the order of the bundle."""
+        return self.pricing.row(candidate, self.drafts.ordered(candidate))
 
     def allocated(self, candidate: Candidate) -> Allocated | None:
         """The bits of a candidate with an allocation."""
