@@ -9,6 +9,7 @@ Request::
      "inputs": PATH.npz | {"random": SEED},
      "arena_bytes": N | null,          limit of the runtime's arena
      "threads": N | null,
+     "provider": "cpu" | "cuda",       absent: cpu
      "kernels": PATH | null,           library of kernels in C; absent: none
      "repeat": N,
      "outputs": PATH.npz | null,       where to write the outputs of the last run
@@ -39,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from s2a_edge.run.device_tensor import Array, DeviceTensor
+from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.engine import Engine, runtime_name
 from s2a_edge.run.graph import Graph, Port
 from s2a_edge.run.mapped_files import resident_bytes
@@ -49,7 +50,7 @@ from s2a_edge.spec.errors import BudgetError, DataError, S2AError, UsageError
 _POSITIVE = ("correction", "weight")
 _IN_PLACE = re.compile(r"_out(\.|$)")
 _KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs", "kernels",
-         "profile"}
+         "profile", "provider"}
 _KERNEL_TIME = "_kernel_time"
 _NODE = re.compile(r"node '([^']*)'")
 
@@ -66,6 +67,7 @@ class Request:
     outputs: Path | None
     kernels: Path | None = None
     profile: Path | None = None
+    provider: Provider = "cpu"
 
 
 @dataclass
@@ -126,6 +128,7 @@ def read_request(text: str) -> Request:
             outputs=None if value.get("outputs") is None else Path(value["outputs"]),
             kernels=None if value.get("kernels") is None else Path(value["kernels"]),
             profile=None if value.get("profile") is None else Path(value["profile"]),
+            provider="cuda" if value.get("provider") == "cuda" else "cpu",
         )
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
@@ -165,7 +168,8 @@ def _measure(request: Request, measured: Measurement) -> None:
     before = read_memory()
     measured.runtime_base_bytes = before.rss_bytes
     engine = Engine(arena_limit_bytes=request.arena_bytes, threads=request.threads,
-                    kernels=request.kernels, profile=request.profile)
+                    kernels=request.kernels, profile=request.profile,
+                    provider=request.provider)
     graph = engine.load(request.graph)
     session_bytes = read_memory().anon_bytes - before.anon_bytes
     measured.session_bytes = max(0, session_bytes)

@@ -135,6 +135,8 @@ def _require(out: Path, options: PackOptions) -> None:
          str(options.micro_batches), "give one number"),
         ("--budget", options.budget_bytes is None, "none: no rehearsal tells what a process of "
          "another runtime needs", "a budget", "leave it out, or use --saved-budget"),
+        ("--precision", options.precision == "fp32", "fp32: the On-Device Training API scales no "
+         "gradients", options.precision, "leave --precision out, or pack a bundle"),
         ("--out", out.suffix != ".s2a", "a folder", out.name, "give a name without .s2a"),
     ]
     for where, holds, expected, got, todo in checks:
