@@ -20,6 +20,7 @@ from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.forward_graphs import forward_model, loss_model, predictions_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
+from s2a_edge.pack.frozen.second_moments import second_moments
 from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.half.convert import half_model
 from s2a_edge.pack.half.formats import HALVES
@@ -157,10 +158,14 @@ def compile_backbone(captured: Captured, options: PackOptions,
     for model in (references[part].model, evaluation, inference):
         lower(model)
         merge_views(model)
+    if options.frozen != "fp32":
+        on_stage("weights", options.frozen)
+    initial = {t.name: t.initial for t in adapted.trainables}
+    # Of noise they say nothing about data: the output's error is that of the nearest codes.
+    moments = second_moments(evaluation, samples, initial, usable_threads(options)
+                             ) if options.frozen == "int4" and len(samples) else None
     coder = FrozenCoder(options.frozen, evaluation, inference, HALVES.get(options.precision),
-                        emulate=options.emulate)
-    if coder:
-        on_stage("weights", coder.storage)
+                        emulate=options.emulate, moments=moments)
     uncoded = evaluation.clone() if coder else None
     coder.apply(references[part].model)
     evaluation = _evaluation(evaluation, coder)

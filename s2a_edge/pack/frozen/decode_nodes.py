@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.emit import is_weight
 from s2a_edge.pack.frozen.quantize import Coded, encode
+from s2a_edge.pack.frozen.second_moments import Moment
 from s2a_edge.pack.graph import CODED_KEY, PART_KEY, GraphBuilder, dtype_of, module_of, shape_of
 from s2a_edge.pack.half.formats import Half
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
@@ -49,13 +51,16 @@ class FrozenCoder:
         half: the format that graphs compute in; None: float32. Then every weight that can be is
             kept in float16 at least, and readers in half, which are casts, get it decoded to half.
         emulate: graphs are to be float32 twins of those in half (``half.twin``).
+        moments: of what matrices are multiplied with, by their names; for 4 bits.
     """
 
     def __init__(self, storage: FrozenStorage, evaluation: ir.Model, inference: ir.Model,
-                 half: Half | None = None, *, emulate: bool = False) -> None:
+                 half: Half | None = None, *, emulate: bool = False,
+                 moments: Mapping[str, Moment] | None = None) -> None:
         self.storage: FrozenStorage = "fp16" if half is not None and storage == "fp32" else storage
         self.half = half
         self.emulate = emulate
+        self._moments = moments or {}
         self._runs: dict[str, _Run] = {}
         self._coded: dict[str, Coded] = {}
         if self.storage != "fp32":
@@ -181,8 +186,11 @@ class FrozenCoder:
 
     def _encode(self, value: ir.Value) -> Coded | None:
         storage: FrozenStorage = self.storage if _is_product_operand(value) else "fp16"
+        if storage == "int4" and _reads_data(value):
+            storage = "int8"
         in_float16 = self.half is not None and self.half.dtype == ir.DataType.FLOAT16
-        return encode(_array(value), storage, half_scales=in_float16)
+        return encode(_array(value), storage, half_scales=in_float16,
+                      moment=self._moments.get(value.name or ""))
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -209,6 +217,26 @@ def _is_product_operand(value: ir.Value) -> bool:
             and int(np.prod(shape)) >= _FEWEST_ELEMENTS and bool(users)
             and all(n.op_type in _PRODUCTS and n.attributes.get_int("group", 1) == 1
                     for n in users))
+
+
+def _reads_data(value: ir.Value) -> bool:
+    """Whether a weight belongs to the first products that data meets.
+
+    They are small, and their errors go through everything: of ViT-S/14, 4 bits of the patch
+    embedding alone change the features by 27 %, of all other matrices by 21 % (70 px).
+    """
+    seen: set[ir.Node] = set()
+    below = [x for node, index in value.uses() for i, x in enumerate(node.inputs) if i != index]
+    while below:
+        x = below.pop()
+        node = None if x is None else x.producer()
+        if node is None or node in seen:
+            continue
+        if node.op_type in _PRODUCTS:
+            return False
+        seen.add(node)
+        below += node.inputs
+    return True
 
 
 def _is_read_alone(value: ir.Value) -> bool:

@@ -1,15 +1,19 @@
-"""Coding a frozen weight: rounding to nearest, with scales per group of rows of one column.
+"""Coding a frozen weight, with scales per group of rows of one column.
+
+Numbers are rounded to nearest, those of 4-bit matrices with error feedback (``error_feedback``).
 
 :mod:`s2a_edge.spec.frozen_weights` defines the codes and decodes them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2a_edge.pack.frozen.error_feedback import error_feedback_codes
+from s2a_edge.pack.frozen.second_moments import Moment
 from s2a_edge.spec.frozen_weights import ZERO_POINT, Codec, FrozenStorage
 
 # Rows that share a scale, at most. Relative error of the weights of ViT-S/14, 4 bits: 7.5 % with
@@ -40,13 +44,15 @@ class Coded:
 
 
 def encode(values: NDArray[np.float32], storage: FrozenStorage, *, half_scales: bool = False,
-           ) -> Coded | None:
+           moment: Moment | None = None) -> Coded | None:
     """Codes a weight, in more bits than asked for where its rows cannot be grouped.
 
     Args:
         values: [N, *rest], N rows.
         storage: what is asked for.
         half_scales: scales of 8-bit codes in float16, so that they decode to it.
+        moment: of what products with a matrix of 4 bits read: it is rounded so that they change
+            little, instead of each number to the nearest.
 
     Returns:
         None where float32 is kept: values that are not finite, or all too small or too large.
@@ -56,7 +62,8 @@ def encode(values: NDArray[np.float32], storage: FrozenStorage, *, half_scales: 
         return None
     if storage == "int4" and values.shape[0] % 2 == 0 and (block := _block(
             values.shape[0] // 2, "int4")):
-        return _int4(values, block)
+        coded = _int4(values, block)
+        return coded if moment is None else _with_feedback(values, coded, moment)
     if storage in ("int8", "int4") and (block := _block(values.shape[0], "int8")):
         return _int8(values, block, half_scales=half_scales)
     return Coded("float16", values.shape, values.astype(np.float16))
@@ -104,9 +111,24 @@ def _int4(values: NDArray[np.float32], block: int) -> Coded:
         least = np.where(better, error, least)
         scales = np.where(better, tried.astype(np.uint8), scales)
         codes = np.where(better[:, :, None], found.astype(np.uint8), codes)
-    packed = codes.reshape(2, values.shape[0] // 2, *values.shape[1:])
-    return Coded("int4", values.shape, packed[:1] | packed[1:] << np.uint8(4), scales, block,
-                 float(step))
+    return Coded("int4", values.shape, _packed(codes, values.shape), scales, block, float(step))
+
+
+def _packed(codes: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    halves = codes.reshape(2, shape[0] // 2, *shape[1:])
+    return halves[:1] | halves[1:] << np.uint8(4)
+
+
+def _with_feedback(values: NDArray[np.float32], nearest: Coded, moment: Moment) -> Coded:
+    """The codes that make up for one another's errors; with the step of the nearest ones."""
+    assert nearest.step is not None and nearest.scales is not None
+    found = error_feedback_codes(values, nearest.block, moment.axis, moment.values,
+                                 np.float32(nearest.step), _CUTS)
+    if found is None:
+        return nearest
+    codes, scales = found
+    return replace(nearest, codes=_packed(codes, values.shape),
+                   scales=scales.reshape(nearest.scales.shape))
 
 
 __all__ = ["Coded", "encode"]
