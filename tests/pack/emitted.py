@@ -79,7 +79,8 @@ def of_frozen() -> Models:
         weight = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
 
         def product(g: GraphBuilder, x: ir.Value, weight: np.ndarray = weight) -> ir.Value:
-            return g.op("MatMul", x, g.initializer("weight", weight))
+            first = g.op("MatMul", x, g.initializer("first", weight))  # 8 bits at least
+            return g.op("MatMul", first, g.initializer("weight", weight.T.copy()))
 
         model = _graph(product, (2, 256))
         FrozenCoder(storage, model, model.clone()).apply(model)
