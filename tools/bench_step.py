@@ -3,10 +3,12 @@
 
     python tools/bench_step.py --model vit_base_patch16_224 --batch 8
     python tools/bench_step.py --model resnet50 --batch 8 --json out.json
+    python tools/bench_step.py --engine cuda --batch 32   # onnxruntime-gpu, torch with CUDA
 
 Every configuration runs in a process of its own, in turn (A B C A B C ...), so that a machine whose
 speed drifts treats all alike. Process figures are the kernel's (VmHWM, RssAnon, RssFile); the
-arena's peak is the smallest limit under which the packed step was seen to run.
+arena's peak is the smallest limit under which the packed step was seen to run. On CUDA `device` is
+what the process took of the device beside its context (cudaMemGetInfo).
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 TORCH = ("torch-full", "torch-lora", "torch-bias")
+AUTOCAST = tuple(f"{name}-amp" for name in TORCH)  # on CUDA: float16 where autocast takes it
 OURS = ("ours-32", "ours-8", "ours-4", "ours-4-portable")  # without kernels in C
 MIB = 2**20
 _HERE = Path(__file__).resolve().parent
 _CLASSES = 10
+_PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "timm")
 
 
 def main() -> int:
@@ -43,7 +47,7 @@ def main() -> int:
                 samples[name].append(_work(options, name, bundles.get(name)))
     report = {"command": " ".join(["python", "tools/bench_step.py", *sys.argv[1:]]),
               "machine": _machine(), "model": options.model, "batch": options.batch,
-              "rounds": options.rounds, "steps": options.steps,
+              "engine": options.engine, "rounds": options.rounds, "steps": options.steps,
               "rows": [_row(name, runs) for name, runs in samples.items()]}
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -51,17 +55,25 @@ def main() -> int:
     return 0
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", default="vit_base_patch16_224", help="a timm model")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each configuration")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--configurations", nargs="+", default=[*TORCH, *OURS],
-                        choices=[*TORCH, *OURS])
+    parser.add_argument("--engine", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--configurations", nargs="+", choices=[*TORCH, *AUTOCAST, *OURS])
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args(arguments)
+    on_cuda = options.engine == "cuda"
+    # Kernels in C are the CPU's, autocast to float16 is CUDA's.
+    usual = [*TORCH, *AUTOCAST, *OURS[:3]] if on_cuda else [*TORCH, *OURS]
+    options.configurations = options.configurations or usual
+    wrong = set(options.configurations) - set(usual)
+    if wrong:
+        parser.error(f"{', '.join(sorted(wrong))}: not with --engine {options.engine}")
+    return options
 
 
 def _say(text: str) -> None:
@@ -77,14 +89,15 @@ def _pack(options: argparse.Namespace, name: str, folder: Path) -> Path:
     recipe = PackOptions(labels=tuple(f"class{i}" for i in range(_CLASSES)),
                          effective_batch=options.batch, micro_batches=(options.batch,),
                          bits=int(name.split("-")[1]), threads=options.threads,
-                         native=not name.endswith("portable"))
+                         native=options.engine == "cpu" and not name.endswith("portable"))
     return pack(f"timm:{options.model}", folder / name, recipe).path
 
 
 def _work(options: argparse.Namespace, name: str, bundle: Path | None) -> dict[str, Any]:
     worker = "bench_worker_ours.py" if bundle else "bench_worker_torch.py"
     request = {"configuration": name, "model": options.model, "batch": options.batch,
-               "steps": options.steps, "threads": options.threads, "classes": _CLASSES,
+               "engine": options.engine, "steps": options.steps, "threads": options.threads,
+               "classes": _CLASSES,
                "bundle": None if bundle is None else str(bundle)}
     done = subprocess.run([sys.executable, str(_HERE / worker), json.dumps(request)],
                           stdout=subprocess.PIPE, text=True, check=True,
@@ -98,7 +111,8 @@ def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Median over processes; a step's time is the median over all steps of all processes."""
     steps = [ms for run in runs for ms in run["step_ms"]]
     row = {key: statistics.median(run[key] for run in runs)
-           for key in runs[0] if key not in ("step_ms", "plan", "kernels")}
+           for key, value in runs[0].items()
+           if key not in ("step_ms", "plan", "kernels") and value is not None}
     plan = runs[0].get("plan") or {}
     return {"configuration": name, "n": len(steps), "kernels": runs[0].get("kernels"),
             "step_ms": statistics.median(steps),
@@ -107,9 +121,12 @@ def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _table(report: dict[str, Any]) -> str:
     columns = [("process peak", "peak_bytes"), ("anonymous", "anon_bytes"),
-               ("mapped files", "file_bytes"), ("arena measured", "arena_measured_bytes"),
+               ("mapped files", "file_bytes"), ("device", "device_bytes"),
+               ("arena measured", "arena_measured_bytes"),
                ("arena planned", "arena_bytes"), ("liveness", "liveness_peak_bytes"),
                ("saved", "saved_bytes")]
+    if report["engine"] == "cpu":
+        columns.remove(("device", "device_bytes"))
     lines = [f"{report['model']}, batch {report['batch']}; {report['machine']}",
              f"`{report['command']}`", "",
              "| configuration | " + " | ".join(f"{c} MiB" for c, _ in columns)
@@ -143,9 +160,17 @@ def _machine() -> str:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch", "timm"))
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES if _is_installed(name))
     return (f"{model}, {len(os.sched_getaffinity(0))} cores, Python "
             f"{platform.python_version()}, {packages}")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 ``torch-full``: everything trains. ``torch-bias``: biases and the head train, normalization
 statistics are frozen - our trainable set. ``torch-lora``: rank-8 LoRA (arXiv 2106.09685) on every
-linear and convolution of the backbone, and the head. AdamW, float32.
+linear and convolution of the backbone, and the head. AdamW, float32; with ``-amp``, on CUDA, under
+autocast to float16 with loss scaling.
 """
 
 from __future__ import annotations
@@ -69,10 +70,14 @@ def main() -> None:
     define_torchvision_schemas()
     import timm
 
+    device, is_amp = request["engine"], request["configuration"].endswith("-amp")
+    free_bytes = torch.cuda.mem_get_info()[0] if device == "cuda" else 0  # makes the context
     torch.manual_seed(0)
     model = timm.create_model(request["model"], num_classes=request["classes"])
-    configure(model, request["configuration"])
+    configure(model, request["configuration"].removesuffix("-amp"))
+    model.to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    scaler = torch.amp.GradScaler(device, enabled=is_amp)
     side = model.pretrained_cfg["input_size"][-1]
     images = torch.randn(request["batch"], 3, side, side)
     labels = torch.randint(request["classes"], (request["batch"],))
@@ -80,15 +85,20 @@ def main() -> None:
     for number in range(request["steps"] + 1):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
+        with torch.autocast(device, torch.float16, enabled=is_amp):
+            loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        loss.item()  # waits for the device, as a training loop that shows its loss does
         if number:
             step_ms.append(1000 * (time.perf_counter() - start))
+    # PyTorch's allocator keeps what it has taken, so what is gone at the end was the peak.
+    device_bytes = free_bytes - torch.cuda.mem_get_info()[0] if free_bytes else None
     now = read_memory()
     print(json.dumps({"step_ms": step_ms, "peak_bytes": now.peak_rss_bytes,
                       "anon_bytes": now.peak_rss_bytes - now.file_bytes,
-                      "file_bytes": now.file_bytes}))
+                      "file_bytes": now.file_bytes, "device_bytes": device_bytes}))
 
 
 if __name__ == "__main__":
