@@ -105,6 +105,10 @@ class Trainer:
                 loss = 0.0
         return float(np.mean(losses))
 
+    def save(self, path: Path) -> None:
+        """A checkpoint of parameters and optimizer state."""
+        CheckpointState.save_checkpoint(self.state, path, True)
+
     def accuracy(self, path: Path, scaling: TargetScaling | None) -> float:
         """Share of samples whose class is predicted."""
         self.module.eval()
@@ -156,7 +160,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"epoch {number + 1}: loss {loss:.5f}{top1}, "
               f"{time.perf_counter() - began:.1f} s", flush=True)
     if options.save:
-        CheckpointState.save_checkpoint(trainer.state, options.save, True)
+        trainer.save(options.save)
     if options.export:
         if Path(options.export).name != options.export:
             raise UsageError(where="--export", expected="a file name", got=options.export,

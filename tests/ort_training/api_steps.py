@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from tools.ort_training_train import CheckpointState, Trainer
+from tools.ort_training_train import Trainer
 
 
 def main() -> None:
@@ -41,14 +41,14 @@ def main() -> None:
         left[name] = np.array(trainer.state.parameters[name].data)
     trainer.module.eval()
     left["eval_loss"], left["logits"] = trainer.module(*(s[0] for s in steps))
-    CheckpointState.save_checkpoint(trainer.state, folder / "saved", True)
-    again = CheckpointState.load_checkpoint(folder / "saved")
+    trainer.save(folder / "saved")
+    again = Trainer(folder, folder / "saved", threads=1).state
     assert all(np.array_equal(again.parameters[n].data, left[n]) for n in parameters)
     trainer.module.export_model_for_inferencing(folder / "tuned.onnx", ["logits"])
     session = ort.InferenceSession(str(folder / "tuned.onnx"), providers=["CPUExecutionProvider"])
     (data,) = session.get_inputs()
     left["exported_logits"] = session.run(None, {data.name: steps[0][0]})[0]
-    np.savez(out, **left)
+    np.savez(out, **left)  # type: ignore[arg-type]  # names are data
     print(json.dumps({"inputs": trainer.module.input_names()}))
 
 

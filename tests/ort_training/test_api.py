@@ -65,7 +65,8 @@ def test_module_and_optimizer_do_what_our_runtime_does(name: str, bits: int, tmp
     folder = packed(name, bits, tmp_path / "artifacts")
     data, expected = ours(name, bits)
     inputs, out = tmp_path / "inputs.npz", tmp_path / "out.npz"
-    np.savez(inputs, **{n: np.stack([d[n] for d in data]) for n in data[0]})
+    stacked = {n: np.stack([d[n] for d in data]) for n in data[0]}
+    np.savez(inputs, **stacked)  # type: ignore[arg-type]  # names are data
     run_there(ROOT / "tests/ort_training/api_steps.py", folder, inputs, out)
     with np.load(out) as archive:
         left = dict(archive)
