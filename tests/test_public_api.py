@@ -17,7 +17,8 @@ SIGNATURES = {
     "Bundle.open": "(path, *, verify=True, trust=None)",
     "Trainer": (
         "(bundle, *, budget_bytes=None, micro_batch=None, threads=None, provider='cpu', seed=0, "
-        "training=True, kernels='auto', headroom_bytes=None)"
+        "training=True, kernels='auto', headroom_bytes=None, "
+        "evaluation=True, cuda_context_bytes=0)"
     ),
     "Trainer.step": "(self, inputs, labels=None, *, lr, hyperparameters=None)",
     "Trainer.fit": (
