@@ -17,6 +17,7 @@ import numpy as np
 from s2a_edge.pack.capture import Captured
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import emit_model, emit_weights
+from s2a_edge.pack.half.stand_in import evidence_of_twin, stand_in
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import rehearse
@@ -122,7 +123,14 @@ def _rehearsed(compiled: Compiled, options: PackOptions, folder: Path,
     initial = {t.name: t.initial for t in compiled.trainables}
     feeds = compiled.samples.feeds(step.model, initial, 0)
     np.savez(folder / "inputs.npz", **feeds)  # type: ignore[arg-type]  # names are data
-    evidence = rehearse(path, plan, folder / "inputs.npz", repeat=1, threads=threads)
+    twin = stand_in(step.model, compiled.coder.half)
+    if twin is None:
+        evidence = rehearse(path, plan, folder / "inputs.npz", repeat=1, threads=threads)
+    else:
+        emit_model(twin, {entry.name: entry for entry in entries}, path, complete=True)
+        runs = plan_memory(twin, threads=threads).plan
+        evidence = evidence_of_twin(
+            rehearse(path, runs, folder / "inputs.npz", repeat=1, threads=threads))
     return BatchGraph(path.name, batch, plan, evidence), entries
 
 
