@@ -10,7 +10,8 @@ decides which training images, their order and crops, and the head's start. Each
 process of its own. What is finished is kept in ``--out``; run the same command again to go on.
 
 ``ours-auto`` has bits chosen for each saved value within ``--auto-share`` of the bytes of 4 bits,
-by gradient errors on 16 of the first seed's training images.
+by gradient errors on 16 of the first seed's training images. ``int4`` is rounded by the statistics
+of ``--calibration-samples`` of them.
 
 ``--search-lr 3e-4 1e-3 3e-3`` trains ``ours-32`` with the first seed at each rate and evaluates on
 training images left out: a rate is chosen without looking at a test image.
@@ -95,6 +96,8 @@ def _options() -> argparse.Namespace:
                         help="smallest share of an image that a random crop takes")
     parser.add_argument("--auto-share", type=float, default=0.5,
                         help="bytes of ours-auto, as a share of those of 4 bits")
+    parser.add_argument("--calibration-samples", type=int, default=320,
+                        help="of the first seed's training images, for int4")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--search-lr", type=float, nargs="+", metavar="LR")
     return parser.parse_args()
@@ -171,6 +174,8 @@ def _bundle(options: argparse.Namespace, kind: str, labels: tuple[str, ...],
     if not out.exists():
         chosen: dict[str, Any] = {} if bits == "auto" else {"bits": int(bits)}
         chosen["frozen"] = frozen
+        if frozen == "int4":  # rounded by what the data make of it
+            chosen |= {"calibration": images, "calibration_samples": options.calibration_samples}
         if "products" in others:
             chosen["recompute"] = "products"
         if bits == "auto":
