@@ -93,7 +93,7 @@ class Sessions:
         gc.collect()
         trim_heap()
         self.needed = needed
-        assert self.engine  # with a new arena the runtime lets go of the old one
+        _ = self.engine  # with a new arena the runtime lets go of the old one
 
     def terminate(self, reason: S2AError) -> None:
         """End the run in progress; from any thread."""
@@ -119,7 +119,8 @@ class Sessions:
         Its session needs most and is made last: what the others keep in the arena then lies
         together at its start, and does not split the room that training needs in one piece.
         """
-        assert not self.evaluates or self.evaluator
+        if self.evaluates:
+            _ = self.evaluator
         manifest = self._bundle.manifest
         graph = next(g for g in manifest.graphs.train if g.batch == self.micro_batch)
         return TrainStep(self.engine, self._bundle.path, manifest, graph, self._state)
@@ -137,7 +138,7 @@ class Sessions:
 
     def load_all(self) -> None:
         """Make all sessions that there will be: see Engine.load on why none may come later."""
-        assert self.train if self._training else self.evaluator
+        _ = self.train if self._training else self.evaluator
 
 
 def no_evaluation(where: str) -> UsageError:

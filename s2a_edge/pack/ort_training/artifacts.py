@@ -196,7 +196,8 @@ def _description(compiled: Compiled, options: PackOptions, training: ir.Model,
         "session": {**SESSION, "config": SESSION_CONFIG},
         "recipe": {"bits": options.bits, "adapters": options.adapters,
                    "attention": options.attention, "blocks": options.blocks,
-                   "frozen": options.frozen, "seed": options.seed},
+                   "recompute": options.recompute, "frozen": options.frozen,
+                   "seed": options.seed},
     }
     made = plain(described)
     assert isinstance(made, dict)
