@@ -29,6 +29,7 @@ def _drawn(kind: str, shape: tuple[int, int, int]) -> nn.Module:
         module = timm.create_model("vit_small_patch16_224", depth=4, img_size=shape[1],
                                    num_classes=0)
     else:
-        module = ResNet(Bottleneck, layers=(1, 1, 1, 1), num_classes=0, zero_init_last=False)
+        module = ResNet(Bottleneck, layers=(1, 1, 1, 1),  # type: ignore[arg-type]  # a class
+                        num_classes=0, zero_init_last=False)
     module.input_shape = shape  # type: ignore[assignment]  # what a factory's module says
     return module.eval()

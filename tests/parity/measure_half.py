@@ -56,7 +56,7 @@ def _autocast(name: str, precision: str) -> list[float]:
                 offset.grad = None
             with torch.autocast("cpu", dtype=_TYPES[precision]):
                 loss = twin.loss(x, data["target"], data["weight"])
-            (loss.float() * scale).backward()
+            torch.autograd.backward(loss.float() * scale)
             got = {n: p.grad.float().numpy() / scale for n, p in twin.offsets.items()
                    if p.grad is not None}
         a, b = (np.concatenate([g[n].ravel().astype(np.float64) for n in sorted(true)])

@@ -25,8 +25,8 @@ def test_rates_are_recovered() -> None:
             timed.append(TimedNode(kind, work, true.kinds[kind].ms(work)))
     inside = sum(node.ms for node in timed)
     fitted = fit_costs(timed, [(inside + 0.003 * len(timed), inside, len(timed))])
-    work = {"MatMul": Work(7, 3e9, 2e7), "Add": Work(20, 0, 9e6)}
-    assert fitted.ms(work) == pytest.approx(true.ms(work), rel=1e-6)
+    graph = {"MatMul": Work(7, 3e9, 2e7), "Add": Work(20, 0, 9e6)}
+    assert fitted.ms(graph) == pytest.approx(true.ms(graph), rel=1e-6)
     # A kind that was not timed is taken for an element-wise one.
     assert fitted.ms({"Exp": Work(1, 0, 1e6)}) == pytest.approx(0.003 + 0.002 + 0.5, rel=1e-6)
 
