@@ -3,11 +3,12 @@
 
     python tools/bench_frozen.py --data photos --model vit_base_patch16_224 --cases fp32:1 int4:1
 
-A case is ``STORAGE:MICRO_BATCH``. Each is packed, with random weights (memory and time do not
-depend on their values), and trained for one update of ``--batch`` real images by ``s2a-edge train``
-in a process of its own. That process is watched from outside: the most it held, resident (RSS) and
-proportional (PSS), mapped weights, libraries and Python included. Step times are of the rehearsal,
-in processor time too, which other work on the machine changes little.
+A case is ``STORAGE:MICRO_BATCH``, with ``:products`` behind it for ``--recompute products``. Each
+is packed, with random weights (memory and time do not depend on their values), and trained for one
+update of ``--batch`` real images by ``s2a-edge train`` in a process of its own. That process is
+watched from outside: the most it held, resident (RSS) and proportional (PSS), mapped weights,
+libraries and Python included. Step times are of the rehearsal, in processor time too, which other
+work on the machine changes little.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from s2a_edge.pack.recompute import Recompute
 from s2a_edge.pack.rehearse import machine, run_graph, subprocess_environment
 from s2a_edge.run.process_memory import read_sizes
 from s2a_edge.spec.budget import requirement
@@ -44,11 +46,13 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-frozen-") as folder:
         for case in options.cases:
-            storage, _, micro = case.partition(":")
-            if storage not in get_args(FrozenStorage) or not micro.isdecimal():
-                sys.exit(f"error: --cases: expected STORAGE:MICRO_BATCH, got {case}")
+            storage, micro, *more = case.split(":") if ":" in case else (case, "")
+            if (storage not in get_args(FrozenStorage) or not micro.isdecimal()
+                    or more not in ([], ["products"])):
+                sys.exit(f"error: --cases: expected STORAGE:MICRO_BATCH[:products], got {case}")
             print(case, file=sys.stderr, flush=True)
-            rows.append(_case(options, storage, int(micro), Path(folder) / case.replace(":", "-")))
+            rows.append(_case(options, storage, int(micro), "products" if more else "cheap",
+                              Path(folder) / case.replace(":", "-")))
     report = {"command": " ".join(["python", "tools/bench_frozen.py", *sys.argv[1:]]),
               "machine": machine(), "model": options.model, "rows": rows}
     if options.json:
@@ -72,12 +76,14 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _case(options: argparse.Namespace, storage: str, micro: int, bundle: Path) -> dict[str, Any]:
+def _case(options: argparse.Namespace, storage: str, micro: int, recompute: Recompute,
+          bundle: Path) -> dict[str, Any]:
     from s2a_edge.pack.build import pack
     from s2a_edge.pack.options import PackOptions
 
     labels = tuple(sorted(p.name for p in options.data.iterdir() if p.is_dir()))
     recipe = PackOptions(labels=labels, effective_batch=options.batch, micro_batches=(micro,),
+                         recompute=recompute,
                          frozen=storage)  # type: ignore[arg-type]  # checked by main
     manifest = pack(f"timm:{options.model}", bundle, recipe).manifest
     needed = requirement(manifest, setting=Setting(evaluation=False))  # there is no --val
@@ -85,7 +91,8 @@ def _case(options: argparse.Namespace, storage: str, micro: int, bundle: Path) -
     train = graphs.train[0]
     forms: dict[str, Any] = {"portable": train} | ({"native": train.native} if train.native else {})
     return {
-        "storage": storage, "micro_batch": micro, **_watched(options, bundle),
+        "storage": storage + (", products again" if recompute == "products" else ""),
+        "micro_batch": micro, **_watched(options, bundle),
         "planned_bytes": needed.total_bytes, "arena_bytes": needed.arena_bytes,
         "weights_bytes": max(w.offset + w.size_bytes for w in manifest.weights),
         "sessions_bytes": needed.of_kind(LineKind.SESSIONS),
