@@ -21,7 +21,7 @@ from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
 from s2a_edge.run.huge_pages import advise_huge_pages
 from s2a_edge.run.inline_tensors import inline_tensors
 from s2a_edge.run.placement import FALLBACK_REFUSED, left_to_the_cpu, said_while
-from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error
+from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error, run_error
 from s2a_edge.spec.errors import DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
 from s2a_edge.spec.onnx_smallest import negation_model
@@ -161,8 +161,11 @@ class Engine:
         options = self._session_options()
         options.intra_op_num_threads = 1  # the stacks of threads are not the arena
         model = negation_model()
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        session.run(None, {"x": np.zeros(1, np.float32)})
+        try:
+            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session.run(None, {"x": np.zeros(1, np.float32)})
+        except RUNTIME_ERRORS as error:
+            raise run_error(error, "arena") from error
 
     def _constants(self, path: Path) -> dict[str, Any]:
         """A graph's inline initializers where the runtime would copy them into the arena."""

@@ -73,7 +73,7 @@ def test_a_search_that_finds_nothing_names_what_was_fixed(
 ) -> None:
     """Everything but the storage of weights is fixed, and no weight here is worth coding."""
     fixed = frozenset(SEARCHED) - {"frozen"}
-    budget_bytes = requirement(unbounded).total_bytes - 12 * MIB
+    budget_bytes = requirement(unbounded).total_bytes - 6 * MIB
     with pytest.raises(BudgetError) as caught:
         s2a_edge.pack(SOURCE, tmp_path / "x.s2a", budget_bytes=budget_bytes,
                       auto=SearchOptions(fixed), **RECIPE)

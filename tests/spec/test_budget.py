@@ -62,7 +62,7 @@ def evidence(base_mib: int = 30, session_mib: int = 2, peak_bytes: int = 0) -> E
     return Evidence(
         machine="a test",
         onnxruntime="1.32.0",
-        arena_measured_bytes=0,
+        arena_measured_bytes=1280,
         process_peak_bytes=peak_bytes,
         runtime_base_bytes=base_mib * MIB,
         session_bytes=session_mib * MIB,
