@@ -32,7 +32,7 @@ import onnxruntime as ort
 import torch
 
 from s2a_edge.pack.capture import Captured, capture
-from s2a_edge.pack.compile import adapted_backbone, fixed_policy, training_steps
+from s2a_edge.pack.compile import adapted_backbone
 from s2a_edge.pack.emit import emit_model
 from s2a_edge.pack.forward_graphs import forward_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
@@ -42,6 +42,7 @@ from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.ort_training.graphs import eval_model, parameter_name
 from s2a_edge.pack.rehearse import machine
 from s2a_edge.pack.slice_products import slice_products
+from s2a_edge.pack.training_steps import fixed_policy, training_steps
 from s2a_edge.spec.errors import S2AError
 from tools.conformance_case import Case, build, feeds, targets
 from tools.conformance_models import CASES
@@ -168,7 +169,7 @@ class Ours:
         self.initial = {parameter_name(t): t.initial for t in adapted.trainables}
         sliced = slice_products(adapted).adapted
         coder = FrozenCoder("fp32", self.forward, self.forward)
-        step = training_steps({BATCH: sliced}, fixed_policy(options), "cross_entropy", coder)
+        step = training_steps({BATCH: sliced}, fixed_policy(options), coder, options)
         settings = ort.SessionOptions()
         settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

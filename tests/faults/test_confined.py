@@ -76,6 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels=("dark", "bright"),
         effective_batch=max(MICRO_BATCHES),
         micro_batches=MICRO_BATCHES,
+        front="whole",  # so that the two micro-batches differ by much
     )
     rng = np.random.default_rng(0)
     labels = np.arange(SAMPLES) % 2
