@@ -16,7 +16,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from s2a_edge.pack.build import versions
 from s2a_edge.pack.capture import Captured, open_source
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
@@ -33,6 +32,7 @@ from s2a_edge.pack.ort_training.graphs import (
     training_model,
 )
 from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.versions import versions
 from s2a_edge.spec.bundle_write import rename_over
 from s2a_edge.spec.checksums import SUMS_NAME, format_sums, sha256_file
 from s2a_edge.spec.errors import UsageError
