@@ -90,6 +90,8 @@ def _probe(graphs: list[Path]) -> dict[str, Any]:
     """In the process that has the wheel: nodes that CUDA leaves to the CPU, by graph."""
     import onnxruntime as ort
 
+    from s2a_edge.run.runtime_errors import RUNTIME_ERRORS
+
     left: dict[str, Any] = {}
     for graph in graphs:
         options = ort.SessionOptions()
@@ -103,7 +105,7 @@ def _probe(graphs: list[Path]) -> dict[str, Any]:
             try:
                 ort.InferenceSession(str(graph), options, providers=["CUDAExecutionProvider"])
                 error = ""
-            except Exception as failure:  # whatever it is, it is the answer
+            except RUNTIME_ERRORS as failure:
                 error = str(failure)[:300]
             finally:
                 os.dup2(kept, 2)
