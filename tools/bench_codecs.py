@@ -32,10 +32,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs import Codec, codec_for
 from s2a_edge.pack.codecs.activations import DERIVATIVES
 from s2a_edge.pack.codecs.codebook import design
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, model_of, shape_of
+from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.plan import plan_memory
 
 _RUN_SECONDS = 4.0

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import shape_of
 
 
 def spell_out(model: ir.Model) -> None:

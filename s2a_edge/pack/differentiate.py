@@ -15,16 +15,15 @@ import onnx_ir as ir
 
 from s2a_edge.pack.adapt import PARAMETER_PREFIX, Adapted, Trainable
 from s2a_edge.pack.attention import attention_chains
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.coverage import gradient_values, require_rules
 from s2a_edge.pack.environment import Environment
 from s2a_edge.pack.graph import (
     FLOAT32_KEY,
     RECOMPUTE_KEY,
     SAMPLES_KEY,
-    GraphBuilder,
     dtype_of,
     leading_to,
-    model_of,
     module_of,
     shape_of,
 )

@@ -6,14 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import (
-    FLOAT32_KEY,
-    MODULE_KEY,
-    GraphBuilder,
-    dtype_of,
-    module_of,
-    shape_of,
-)
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import FLOAT32_KEY, MODULE_KEY, dtype_of, module_of, shape_of
 
 
 class Environment:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array
 from s2a_edge.pack.codecs.mask import mask_bounds
 from s2a_edge.pack.codecs.plain import HalfCodec
-from s2a_edge.pack.graph import GraphBuilder, dtype_of
+from s2a_edge.pack.graph import dtype_of
 from s2a_edge.pack.rule import scalar
 from s2a_edge.spec.errors import InternalError
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.environment import Environment
-from s2a_edge.pack.graph import GraphBuilder, leading_to, model_of
+from s2a_edge.pack.graph import leading_to
 from s2a_edge.spec.task_ports import LOSS
 
 

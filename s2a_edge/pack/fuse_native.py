@@ -14,15 +14,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import (
-    CONSTANT_KEY,
-    MODULE_KEY,
-    dtype_of,
-    infer_outputs,
-    module_of,
-    shape_of,
-)
+from s2a_edge.pack.graph import CONSTANT_KEY, MODULE_KEY, dtype_of, module_of, shape_of
 from s2a_edge.pack.native_ops import CODES_PER_WORD, NATIVE_DOMAIN
+from s2a_edge.pack.shape_inference import infer_outputs
 
 _FLOAT = ir.DataType.FLOAT
 _MOST_TERMS = 5

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.rule import reshape, scalar
 from s2a_edge.spec.task_ports import LOSS, LOSS_SCALE, Loss, loss_inputs
 

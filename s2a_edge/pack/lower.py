@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, module_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import KIND_KEY, module_of, shape_of
 from s2a_edge.pack.ops.channel_norm import affine_maps
 from s2a_edge.pack.ops.row_norm import rms_rows, unit_rows
 from s2a_edge.pack.rule import reshape

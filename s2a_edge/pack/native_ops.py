@@ -15,7 +15,7 @@ import onnx_ir as ir
 from s2a_edge.native import NATIVE_DOMAIN
 
 if TYPE_CHECKING:
-    from s2a_edge.pack.graph import GraphBuilder
+    from s2a_edge.pack.builder import GraphBuilder
 
 _F32, _U16 = ir.DataType.FLOAT, ir.DataType.UINT16
 # Types of the outputs; the first has the shape that the attribute says.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MODULE_KEY, infer_outputs, module_of, shape_of
+from s2a_edge.pack.graph import MODULE_KEY, module_of, shape_of
+from s2a_edge.pack.shape_inference import infer_outputs
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import dtype_of, shape_of
 
 Gradients = Sequence[ir.Value | None]
 

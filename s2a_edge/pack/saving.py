@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs import SCALED, Codec
-from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of, shape_of
+from s2a_edge.pack.graph import KIND_KEY, nbytes_of, shape_of
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.precision import Policy, Precision, is_statistic
 from s2a_edge.pack.recompute import Recompute, way_back

@@ -26,7 +26,8 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
-from s2a_edge.pack.graph import PART_KEY, GraphBuilder, dtype_of, module_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import PART_KEY, dtype_of, module_of, shape_of
 
 # Columns of a slice: the widest divisor up to this. 768 columns ran 9 % faster than 3072.
 MOST_COLUMNS = 768

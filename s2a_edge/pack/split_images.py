@@ -20,11 +20,11 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.graph import (
     CONSTANT_KEY,
     MODULE_KEY,
     SAMPLES_KEY,
-    GraphBuilder,
     dtype_of,
     leading_to,
     module_of,

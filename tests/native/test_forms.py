@@ -16,6 +16,7 @@ import s2a_edge.native
 from s2a_edge.cli import app
 from s2a_edge.native import NATIVE_DOMAIN, find_library, library
 from s2a_edge.pack.build import pack_captured
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs.codec import Codec
 from s2a_edge.pack.codecs.derivative import DerivativeCodec
 from s2a_edge.pack.codecs.group import AsymmetricCodec, SymmetricCodec
@@ -24,7 +25,7 @@ from s2a_edge.pack.codecs.row import RowCodec
 from s2a_edge.pack.compile import native_step
 from s2a_edge.pack.emit import emit_model
 from s2a_edge.pack.fuse_native import fuse_native
-from s2a_edge.pack.graph import GraphBuilder, model_of, nbytes_of
+from s2a_edge.pack.graph import nbytes_of
 from s2a_edge.pack.native_ops import NATIVE_OPERATORS
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory

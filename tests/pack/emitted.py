@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs import codec_for
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
-from s2a_edge.pack.graph import GraphBuilder, model_of, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.precision import Precision
 from s2a_edge.spec.frozen_weights import FrozenStorage

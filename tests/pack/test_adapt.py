@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from s2a_edge.pack.adapt import Adapted, Tuning, adapt
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.capture import capture
-from s2a_edge.pack.graph import GraphBuilder, model_of, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.spec.errors import SourceError, UsageError
 from tests.pack import models
 from tests.pack.compiled import adapted, compile_captured, compiled, images, run

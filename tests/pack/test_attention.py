@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack.attention import attention_chains
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.coverage import gradient_values
 from s2a_edge.pack.differentiate import vector_jacobian_product
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder
+from s2a_edge.pack.graph import MICROSOFT
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.saving import SavedValue
 from tests.pack.compiled import Arrays, compiled, run

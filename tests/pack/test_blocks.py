@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack.blocks import Block, find_blocks
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.layout import channel_axis
 from tests.pack.compiled import adapted
 

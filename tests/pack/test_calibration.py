@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.calibration import NOISE, Samples, noise, read_samples
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.spec.calibration import CalibrationRequest
 from s2a_edge.spec.errors import DataError
 from s2a_edge.spec.manifest import Calibration, InputSpec, Task

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.cuda_kernels import (
     Signature,
     kernels,
@@ -16,7 +17,6 @@ from s2a_edge.pack.cuda_kernels import (
     versions_with,
     without_kernel,
 )
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from tests.pack.emitted import (
     RECIPES,
     Models,

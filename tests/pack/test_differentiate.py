@@ -10,11 +10,12 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack.adapt import Adapted, Tuning, adapt
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.coverage import gradient_values, require_gradients, require_rules
 from s2a_edge.pack.differentiate import differentiate, vector_jacobian_product
 from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.forward_graphs import forward_model
-from s2a_edge.pack.graph import GraphBuilder, model_of, module_of, shape_of
+from s2a_edge.pack.graph import module_of, shape_of
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.slice_products import slice_products
 from s2a_edge.spec.errors import SourceError, UnsupportedOperatorError

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.compile import Compiled
 from s2a_edge.pack.emit import (
     INLINE_BELOW_BYTES,
@@ -21,7 +22,6 @@ from s2a_edge.pack.emit import (
     emit_weights,
     frozen_tensors,
 )
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.spec.errors import InternalError, StorageError
 from s2a_edge.spec.manifest import WeightEntry
 from tests.pack.compiled import batch_of, compiled, parameters, run, session

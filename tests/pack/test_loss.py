@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.loss import LOSSES, attach_loss, cross_entropy
 from s2a_edge.spec.task_ports import Loss, loss_inputs
 from tests.pack.compiled import Arrays, run

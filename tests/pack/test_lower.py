@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.lower import lower
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
+from s2a_edge.pack.graph import KIND_KEY
 from s2a_edge.pack.merge_views import merge_views
 from tests.pack.compiled import run
 

@@ -6,7 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.native import find_library
-from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, model_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
+from s2a_edge.pack.graph import KIND_KEY, shape_of
 from s2a_edge.pack.merge_views import is_view
 from s2a_edge.pack.native_ops import native
 from s2a_edge.pack.native_views import merge_native_views

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.oldest_opset import opset_of, write_in_oldest_opset
 from tests.pack.compiled import LABELS, compiled
 

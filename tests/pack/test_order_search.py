@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.emit import check_emitted
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.pack.order_search import GOOD_RATIO, search_order
 from s2a_edge.pack.plan import Runtime, plan_memory
 from s2a_edge.pack.schedule import schedule

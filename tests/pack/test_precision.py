@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.exact import EMITTED, ExactCodec
-from s2a_edge.pack.graph import GraphBuilder, model_of, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.precision import BITS, Precision
 from tests.pack.compiled import run
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.compile import Compiled
-from s2a_edge.pack.graph import GraphBuilder
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.recompute import Recompute, way_back
 from s2a_edge.pack.schedule import live_peak_bytes

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_edge.pack.graph import GraphBuilder, model_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.regroup import slices_to_splits
 from tests.pack.compiled import check_static, run
 

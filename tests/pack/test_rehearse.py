@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack import rehearse as rehearsing
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.emit import emit_model
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import Rehearsed, gradient_error, machine, rehearse, run_graph
 from s2a_edge.spec.errors import InternalError, SourceError, StorageError

@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack import saving
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.compile import Compiled
 from s2a_edge.pack.differentiate import StepGraph, vector_jacobian_product
-from s2a_edge.pack.graph import KIND_KEY, GraphBuilder, nbytes_of
+from s2a_edge.pack.graph import KIND_KEY, nbytes_of
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.saving import SavedValues
 from tests.pack.compiled import compiled, run

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.schedule import live_peak_bytes, schedule, sink
 
 

@@ -10,10 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from s2a_edge.pack.adapt import Adapted, adapt
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.differentiate import differentiate
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.forward_graphs import forward_model
-from s2a_edge.pack.graph import GraphBuilder, model_of, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.slice_products import Sliced, read_transposed, slice_products
 from tests.pack.compiled import run

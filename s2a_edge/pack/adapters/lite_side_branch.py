@@ -25,7 +25,8 @@ import onnx_ir as ir
 
 from s2a_edge.pack.adapters.adapter import Adapter
 from s2a_edge.pack.blocks import Block
-from s2a_edge.pack.graph import MICROSOFT, RECOMPUTE_KEY, GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import MICROSOFT, RECOMPUTE_KEY, shape_of
 from s2a_edge.pack.layout import channel_axis
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, module_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.spec.task_ports import GRADIENT_SCALE, LOGITS, LOSS, LOSS_SCALE, TARGET, WEIGHT
 
 PARAMETER_PREFIX = "param."

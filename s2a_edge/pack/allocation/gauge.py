@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from s2a_edge.pack.allocation.parts import Part, Parts, open_session
 from s2a_edge.pack.allocation.probe import Point, Probe
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs import Codec
-from s2a_edge.pack.graph import GraphBuilder, model_of
 
 Doubles = NDArray[np.float64]
 _GRADIENT = "acc_out."

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.differentiate import differentiate
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.recompute import Recompute

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import infer_outputs, shape_of
+from s2a_edge.pack.graph import shape_of
+from s2a_edge.pack.shape_inference import infer_outputs
 from s2a_edge.spec.errors import SourceError
 from s2a_edge.spec.text_inputs import MASK_INPUT
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import infer_outputs, module_of, shape_of
+from s2a_edge.pack.graph import module_of, shape_of
+from s2a_edge.pack.shape_inference import infer_outputs
 from s2a_edge.spec.errors import SourceError
 
 

@@ -22,10 +22,10 @@ from s2a_edge.pack.graph import (
     MICROSOFT,
     OPSET,
     dtype_of,
-    infer_outputs,
     module_of,
     shape_of,
 )
+from s2a_edge.pack.shape_inference import infer_outputs
 from s2a_edge.spec.errors import InternalError, SourceError, UnsupportedOperatorError
 
 # Folding these would store a class token once per sample, as another weight for each batch.

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from s2a_edge.pack.graph import GraphBuilder
+from s2a_edge.pack.builder import GraphBuilder
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]

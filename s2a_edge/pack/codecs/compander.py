@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.activations import Doubles, sigmoid
 from s2a_edge.pack.codecs.words import pack_rounded
-from s2a_edge.pack.graph import GraphBuilder
 
 Map = Literal["ramp", "sigmoid", "tanh", "abs", "softsign"]
 

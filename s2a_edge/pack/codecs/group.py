@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape
 from s2a_edge.pack.codecs.scales import (
     TINY,
@@ -19,7 +20,7 @@ from s2a_edge.pack.codecs.scales import (
     store_scale,
 )
 from s2a_edge.pack.codecs.words import lookup_words, pack_rounded, words_bytes
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.native_ops import CODES_PER_WORD, native
 from s2a_edge.spec.lowbit import SCALE_BYTES, round_to_bfloat16
 

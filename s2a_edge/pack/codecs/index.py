@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.words import (
     flatten,
@@ -15,7 +16,6 @@ from s2a_edge.pack.codecs.words import (
     unflatten,
     words_bytes,
 )
-from s2a_edge.pack.graph import GraphBuilder
 
 
 @dataclass(frozen=True)

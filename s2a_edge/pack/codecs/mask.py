@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.words import lookup_words, pack_words, words_bytes
-from s2a_edge.pack.graph import GraphBuilder
 
 
 def mask_bounds(detail: str) -> tuple[float, float | None]:

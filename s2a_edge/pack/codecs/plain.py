@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
-from s2a_edge.pack.graph import GraphBuilder
 from s2a_edge.spec.lowbit import FLOAT16_MAX
 
 

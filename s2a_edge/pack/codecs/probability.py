@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.scales import TINY
 from s2a_edge.pack.codecs.words import lookup_words, pack_words, words_bytes
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.graph import shape_of
 
 
 @dataclass(frozen=True)

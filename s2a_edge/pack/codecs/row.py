@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
 from s2a_edge.pack.codecs.scales import (
     load_bfloat16,
@@ -15,7 +16,7 @@ from s2a_edge.pack.codecs.scales import (
     row_size,
     store_scale,
 )
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN, native
 from s2a_edge.spec.lowbit import SCALE_BYTES
 

@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.native_ops import CODES_PER_WORD, native
 
 # Rows of a table longer than these would outgrow a small core's cache (2 bits: 2 MiB).

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.emit import is_weight
 from s2a_edge.pack.frozen.quantize import Coded, encode
 from s2a_edge.pack.frozen.second_moments import Moment
-from s2a_edge.pack.graph import CODED_KEY, PART_KEY, GraphBuilder, dtype_of, module_of, shape_of
+from s2a_edge.pack.graph import CODED_KEY, PART_KEY, dtype_of, module_of, shape_of
 from s2a_edge.pack.half.formats import Half
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.spec.frozen_weights import ZERO_POINT, CodedWeight, FrozenStorage

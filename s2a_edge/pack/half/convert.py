@@ -15,19 +15,12 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.differentiate import StepGraph
 from s2a_edge.pack.emit import is_weight
-from s2a_edge.pack.graph import (
-    FLOAT32_KEY,
-    KIND_KEY,
-    GraphBuilder,
-    dtype_of,
-    infer_outputs,
-    model_of,
-    module_of,
-    shape_of,
-)
+from s2a_edge.pack.graph import FLOAT32_KEY, KIND_KEY, dtype_of, module_of, shape_of
 from s2a_edge.pack.half.formats import EXACT_IN_HALF, FIXED_OPERANDS, Half
+from s2a_edge.pack.shape_inference import infer_outputs
 
 _FLOAT = ir.DataType.FLOAT
 # A cast is shared by readers so near that keeping its result costs nothing; small ones always.

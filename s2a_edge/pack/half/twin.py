@@ -11,16 +11,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.emit import is_weight
-from s2a_edge.pack.graph import (
-    GraphBuilder,
-    dtype_of,
-    infer_outputs,
-    model_of,
-    module_of,
-    shape_of,
-)
+from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.pack.half.formats import EXACT_IN_HALF, Half
+from s2a_edge.pack.shape_inference import infer_outputs
 
 _FLOAT = ir.DataType.FLOAT
 # What they give is one of their operands' numbers, or an exact function of one.

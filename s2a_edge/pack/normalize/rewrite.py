@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import infer_outputs
+from s2a_edge.pack.shape_inference import infer_outputs
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:

@@ -10,7 +10,8 @@ import math
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import MICROSOFT
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.rule import (
     Backward,

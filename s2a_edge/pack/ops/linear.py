@@ -11,7 +11,8 @@ import math
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import MICROSOFT, shape_of
 from s2a_edge.pack.rule import (
     Backward,
     Forward,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.rule import Backward, Gradients, Rule, constant_operands, scalar
 
 _MODES = ("constant", "reflect", "edge", "wrap")

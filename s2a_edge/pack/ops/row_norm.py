@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.rule import Backward, Forward, Gradients, Rule, int_attribute, scalar, sum_to
 
 # The least length, as in torch.nn.functional.normalize: a row of zeros stays zero.

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.ops.linear import at_hand
 from s2a_edge.pack.ops.padding import pad
 from s2a_edge.pack.rule import (

@@ -16,8 +16,9 @@ import onnx_ir as ir
 from onnx import helper
 
 from s2a_edge.pack.adapt import PARAMETER_PREFIX, Trainable
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.differentiate import ACCUMULATED_PREFIX, ACCUMULATOR_PREFIX
-from s2a_edge.pack.graph import IR_VERSION, MICROSOFT, OPSET, GraphBuilder, leading_to, shape_of
+from s2a_edge.pack.graph import IR_VERSION, MICROSOFT, OPSET, leading_to, shape_of
 from s2a_edge.pack.loss import attach_loss
 from s2a_edge.spec.task_ports import Loss
 

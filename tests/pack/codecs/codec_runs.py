@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs import Codec, codec_for
-from s2a_edge.pack.graph import GraphBuilder, model_of
 
 # Every kind and number of bits that has a codec of its own.
 CHOICES = [

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs import SCALED, codec_for
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, model_of
+from s2a_edge.pack.graph import dtype_of
 from s2a_edge.pack.half.convert import half_model
 from s2a_edge.pack.half.formats import FP16
 from s2a_edge.pack.half.twin import float32_twin

@@ -5,8 +5,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.codecs.words import pack_words, words_bytes
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.spec.lowbit import pack_codes
 from tests.pack.codecs.codec_runs import codec_of, run, sample
 

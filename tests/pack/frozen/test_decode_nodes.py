@@ -12,11 +12,12 @@ import pytest
 
 from s2a_edge.native import find_library
 from s2a_edge.pack.adapt import Adapted, adapt
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.differentiate import differentiate
 from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.forward_graphs import forward_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
-from s2a_edge.pack.graph import CODED_KEY, GraphBuilder, model_of, shape_of
+from s2a_edge.pack.graph import CODED_KEY, shape_of
 from s2a_edge.pack.half.convert import half_model
 from s2a_edge.pack.half.formats import FP16, Half
 from s2a_edge.pack.plan import plan_memory

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.calibration import Samples
 from s2a_edge.pack.frozen.quantize import Coded, encode
 from s2a_edge.pack.frozen.second_moments import Moment, second_moments
-from s2a_edge.pack.graph import GraphBuilder, model_of
 from s2a_edge.spec.frozen_weights import CodedWeight, decode_run
 
 _ROWS, _COLUMNS = 128, 96

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.emit import check_emitted
-from s2a_edge.pack.graph import FLOAT32_KEY, MICROSOFT, GraphBuilder, dtype_of, model_of
+from s2a_edge.pack.graph import FLOAT32_KEY, MICROSOFT, dtype_of
 from s2a_edge.pack.half.convert import computes_in, half_model
 from s2a_edge.pack.half.formats import BF16, FP16, HALVES, Half
 from s2a_edge.pack.half.twin import float32_twin

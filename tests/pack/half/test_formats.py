@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import MICROSOFT
 from s2a_edge.pack.half.formats import BF16, FP16, HALVES, Half
 
 _HALVES = [FP16, BF16]

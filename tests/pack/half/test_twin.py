@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.emit import check_emitted
-from s2a_edge.pack.graph import GraphBuilder, dtype_of, model_of
+from s2a_edge.pack.graph import dtype_of
 from s2a_edge.pack.half.convert import half_model
 from s2a_edge.pack.half.formats import BF16, FP16, HALVES, Half
 from s2a_edge.pack.half.twin import float32_twin

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.normalize.masks import make_masks_finite
 from tests.pack.capture.running import run_model
 

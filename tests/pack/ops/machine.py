@@ -14,8 +14,9 @@ import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.differentiate import StepGraph, vector_jacobian_product
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, shape_of
+from s2a_edge.pack.graph import MICROSOFT, shape_of
 from s2a_edge.pack.precision import Precision
 from tests.pack.ops.sample import Sample
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.differentiate import vector_jacobian_product
-from s2a_edge.pack.graph import GraphBuilder
 from tests.pack.compiled import Arrays, run
 from tests.pack.ops.machine import UNCOMPRESSED
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
+from s2a_edge.pack.graph import MICROSOFT
 
 Make = Callable[[GraphBuilder, ir.Value], ir.Value]
 

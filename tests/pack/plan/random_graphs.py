@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, model_of, shape_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
+from s2a_edge.pack.graph import MICROSOFT, shape_of
 
 FLOAT = ir.DataType.FLOAT
 Draw = Callable[["Grower"], Sequence[ir.Value]]

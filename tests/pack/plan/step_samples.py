@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.graph import MICROSOFT, GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
+from s2a_edge.pack.graph import MICROSOFT
 
 FLOAT = ir.DataType.FLOAT
 

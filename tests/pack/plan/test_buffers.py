@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.plan.buffers import Buffer, record_traffic
 from s2a_edge.pack.plan.workspaces import Runtime, Workspaces, workspaces_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2a_edge.pack.graph import GraphBuilder, model_of
+from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.plan import PlanResult, plan_memory, verify_plan
 from s2a_edge.pack.plan.planner import Moment
 from s2a_edge.spec.errors import InternalError

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from s2a_edge.pack.graph import GraphBuilder
+from s2a_edge.pack.builder import GraphBuilder
 from s2a_edge.pack.search.cost import Costs, Rates, TimedNode, device_costs, fit_costs
 from s2a_edge.pack.search.memory import fit_sessions
 from s2a_edge.pack.search.work import Work, graph_work, kind_of

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from s2a_edge.pack.builder import model_of
 from s2a_edge.pack.differentiate import vector_jacobian_product
-from s2a_edge.pack.graph import model_of, shape_of
+from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.normalize.canonical import spell_canonically
 from s2a_edge.pack.normalize.einsum import expand_einsums
 from tests.pack.compiled import run

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from s2a_edge.pack.graph import GraphBuilder, shape_of
+from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.graph import shape_of
 
 Mapped = ir.Value | Sequence[ir.Value]
 Mapping = Callable[..., Mapped]
