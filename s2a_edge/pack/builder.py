@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from s2a_edge.pack.copies import copy_node, step_marks
 from s2a_edge.pack.graph import (
     CONSTANT_KEY,
     FLOAT32_KEY,
@@ -23,7 +24,6 @@ from s2a_edge.pack.graph import (
     MICROSOFT,
     MODULE_KEY,
     OPSET,
-    module_of,
 )
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.pack.shape_inference import infer_outputs
@@ -145,15 +145,9 @@ class GraphBuilder:
 
     def repeat(self, node: ir.Node, operands: Sequence[ir.Value | None]) -> tuple[ir.Value, ...]:
         """Appends a copy of ``node`` with other operands, under new names; returns its outputs."""
-        copy = ir.Node(node.domain, node.op_type, operands, list(node.attributes.values()),
-                       num_outputs=len(node.outputs), name=self.unique(f"{node.name}_again"))
-        copy.metadata_props[MODULE_KEY] = module_of(node)
-        if FLOAT32_KEY in node.metadata_props:
-            copy.metadata_props[FLOAT32_KEY] = "1"
+        copy = copy_node(node, operands, rename=lambda name: self.unique(f"{name}_again"),
+                         marks=step_marks(node))
         self._mark(copy)
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = self.unique(f"{old.name}_again")
-            new.shape, new.type = old.shape, old.type
         self.nodes.append(copy)
         return tuple(copy.outputs)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from s2a_edge.pack.builder import GraphBuilder
-from s2a_edge.pack.graph import FLOAT32_KEY, MODULE_KEY, dtype_of, module_of, shape_of
+from s2a_edge.pack.copies import copy_initializer, copy_node, step_marks
+from s2a_edge.pack.graph import dtype_of, shape_of
 
 
 class Environment:
@@ -23,9 +24,7 @@ class Environment:
         """The counterpart of ``value``; frozen initializers come over when first used."""
         if value not in self._map:
             assert value.const_value is not None, f"{value.name} is used before it is made"
-            copy = ir.Value(name=value.name, type=value.type, shape=value.shape,
-                            const_value=value.const_value,
-                            metadata_props=dict(value.metadata_props))
+            copy = copy_initializer(value)
             assert value.name not in self.g.initializers, f"two tensors named {value.name}"
             self.g.initializers[value.name or ""] = copy
             self._map[value] = copy
@@ -41,14 +40,8 @@ class Environment:
 
     def clone(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """Appends a copy of ``node`` under its own names."""
-        copy = ir.Node(node.domain, node.op_type, self.inputs(node),
-                       list(node.attributes.values()), num_outputs=len(node.outputs),
-                       name=node.name)
-        copy.metadata_props[MODULE_KEY] = module_of(node)
-        if FLOAT32_KEY in node.metadata_props:
-            copy.metadata_props[FLOAT32_KEY] = "1"
+        copy = copy_node(node, self.inputs(node), marks=step_marks(node))
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name, new.shape, new.type = old.name, old.shape, old.type
             self.bind(old, new)
         self.g.adopt(copy)
         return tuple(copy.outputs)

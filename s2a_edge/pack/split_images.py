@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.adapt import Adapted
 from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.copies import copy_initializer, copy_node
 from s2a_edge.pack.graph import (
     CONSTANT_KEY,
     MODULE_KEY,
@@ -184,27 +185,22 @@ class _Copies:
             return self._part[value]
         if value not in self._own:
             assert value.const_value is not None, f"{value.name} is used before it is made"
-            self._own[value] = ir.Value(
-                name=self.g.unique(f"{value.name}_part"), type=value.type, shape=value.shape,
-                const_value=value.const_value, metadata_props=dict(value.metadata_props))
+            self._own[value] = copy_initializer(value, self._part_name(str(value.name)))
         return self._own[value]
 
     def add(self, node: ir.Node) -> None:
-        part, g = self._part, self.g
-        copy = ir.Node(node.domain, node.op_type,
-                       [None if v is None else self.now(v) for v in node.inputs],
-                       list(node.attributes.values()), num_outputs=len(node.outputs),
-                       name=node.name if part is None else g.unique(f"{node.name}_part"),
-                       metadata_props=dict(node.metadata_props))
+        part = self._part
+        copy = copy_node(node, [None if v is None else self.now(v) for v in node.inputs],
+                         rename=None if part is None else self._part_name)
         copy.metadata_props[MODULE_KEY] = module_of(node)
         if part is not None:
             copy.metadata_props[SAMPLES_KEY] = str(self._number)
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.shape, new.type = old.shape, old.type
-            if old.name:
-                new.name = old.name if part is None else g.unique(f"{old.name}_part")
-            (self._whole if part is None else part)[old] = new
-        g.adopt(copy)
+        (self._whole if part is None else part).update(
+            zip(node.outputs, copy.outputs, strict=True))
+        self.g.adopt(copy)
+
+    def _part_name(self, name: str) -> str:
+        return self.g.unique(f"{name}_part")
 
 
 __all__ = ["Cut", "dependents", "find_cuts", "split_images"]

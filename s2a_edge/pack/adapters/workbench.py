@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.builder import GraphBuilder
+from s2a_edge.pack.copies import copy_initializer, copy_node
 from s2a_edge.pack.graph import dtype_of, module_of, shape_of
 from s2a_edge.spec.task_ports import GRADIENT_SCALE, LOGITS, LOSS, LOSS_SCALE, TARGET, WEIGHT
 
@@ -65,12 +66,9 @@ class Workbench:
 
     def copy(self, node: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:
         """Appends ``node`` with other operands; its outputs stand for the old ones."""
-        copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()),
-                       num_outputs=len(node.outputs), name=node.name,
-                       metadata_props=dict(node.metadata_props))
+        copy = copy_node(node, inputs)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             new.name = self._free(old.name)
-            new.shape, new.type = old.shape, old.type
             self.env[old] = new
         self.g.module = module_of(node)
         self.g.adopt(copy)
@@ -93,8 +91,7 @@ class Workbench:
         if value is None:
             return None
         if value not in self.env and value.name in RESERVED:
-            self.env[value] = ir.Value(name=self._free(value.name), type=value.type,
-                                       shape=value.shape, const_value=value.const_value)
+            self.env[value] = copy_initializer(value, self._free(value.name))
         return self.env.get(value, value)
 
     def _free(self, name: str | None) -> str | None:

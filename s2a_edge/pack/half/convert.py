@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.differentiate import StepGraph
 from s2a_edge.pack.emit import is_weight
-from s2a_edge.pack.graph import FLOAT32_KEY, KIND_KEY, dtype_of, module_of, shape_of
+from s2a_edge.pack.graph import FLOAT32_KEY, KIND_KEY, dtype_of, shape_of
 from s2a_edge.pack.half.formats import EXACT_IN_HALF, FIXED_OPERANDS, Half
+from s2a_edge.pack.half.rebuild import Rebuild
 from s2a_edge.pack.shape_inference import infer_outputs
 
 _FLOAT = ir.DataType.FLOAT
@@ -48,35 +48,11 @@ def half_step(step: StepGraph, half: Half) -> StepGraph:
     return StepGraph(model, saved)
 
 
-class _Conversion:
-    """One model on its way; ``home`` says what stands for a value of the old graph."""
-
+class _Conversion(Rebuild):
     def __init__(self, model: ir.Model, half: Half) -> None:
-        self.model, self.half = model, half
-        graph = model.graph
-        names = {name for node in graph for name in (node.name, *(v.name for v in node.outputs))}
-        self.g = GraphBuilder(taken={*(n for n in names if n), *graph.initializers})
-        self.home: dict[ir.Value, ir.Value] = {
-            v: self.g.input(v.name or "", dtype_of(v), shape_of(v)) for v in graph.inputs}
-        self.inputs = list(self.home.values())
+        super().__init__(model)
+        self.half = half
         self.casts: dict[tuple[ir.Value, ir.DataType], tuple[ir.Value, int]] = {}
-
-    def run(self) -> ir.Model:
-        graph = self.model.graph
-        for value in graph.initializers.values():
-            copy = ir.Value(name=value.name, type=value.type, shape=value.shape,
-                            const_value=value.const_value,
-                            metadata_props=dict(value.metadata_props))
-            self.home[value] = self.g.initializers[value.name or ""] = copy
-        for node in graph:
-            self.g.module = module_of(node)
-            if (node.domain, node.op_type) == ("", "Cast"):
-                self._cast_node(node)
-            else:
-                self._node(node)
-        outputs = [self._output(value) for value in graph.outputs]
-        self._drop_unread(outputs)
-        return model_of(self.inputs, outputs, self.g, graph.name or "graph")
 
     # Types ------------------------------------------------------------------------------------
 
@@ -111,48 +87,32 @@ class _Conversion:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def _node(self, node: ir.Node) -> None:
+    def node(self, node: ir.Node) -> None:
         wanted = self.half.dtype if self._in_half(node) else _FLOAT
         floats = self._floats(node)
         operands = [None if v is None else self._as(v, wanted, node) if i in floats
                     else self.home[v] for i, v in enumerate(node.inputs)]
-        self._append(node, operands)
+        self.append(node, operands)
 
-    def _append(self, node: ir.Node, operands: list[ir.Value | None]) -> None:
-        made = ir.Node(node.domain, node.op_type, operands, list(node.attributes.values()),
-                       num_outputs=len(node.outputs), name=node.name,
-                       metadata_props=dict(node.metadata_props))
-        for old, new in zip(node.outputs, made.outputs, strict=True):
-            new.name = old.name
-            if not old.name:  # left out: nothing is inferred of it
-                new.shape, new.type = old.shape, old.type
-            new.metadata_props.update(old.metadata_props)
-            self.home[old] = new
-        infer_outputs(made)
-        self.g.nodes.append(made)
-
-    def _cast_node(self, node: ir.Node) -> None:
-        """A Cast of the old graph: from what is there, and not to what is there already."""
+    def cast(self, node: ir.Node) -> None:
         value, to = node.inputs[0], ir.DataType(node.attributes.get_int("to", 0))
         assert value is not None
         here = self.home[value]
         if dtype_of(here) == to or (to == _FLOAT and dtype_of(here) == self.half.dtype):
             self.home[node.outputs[0]] = here
             return
-        self._append(node, [here])
+        made = self.append(node, [here])
         if (to == _FLOAT and dtype_of(here) in EXACT_IN_HALF
                 and FLOAT32_KEY not in node.metadata_props):
-            made = self.g.nodes[-1]
             made.attributes["to"] = ir.AttrInt64("to", int(self.half.dtype))
             infer_outputs(made)
 
-    def _output(self, value: ir.Value) -> ir.Value:
+    def output(self, value: ir.Value) -> ir.Value:
         made = self.home[value]
         if dtype_of(made) != dtype_of(value):
             made.name = self.g.unique(f"{made.name}_half")
-            made = self.g.op("Cast", made, to=int(dtype_of(value)))
-        made.name = value.name
-        return made
+            self.home[value] = self.g.op("Cast", made, to=int(dtype_of(value)))
+        return super().output(value)
 
     # Casts ------------------------------------------------------------------------------------
 
@@ -194,17 +154,6 @@ class _Conversion:
         array = self._constant(value)
         assert array is not None
         return self.g.constant(array.astype(self.half.dtype.numpy()))
-
-    def _drop_unread(self, outputs: list[ir.Value]) -> None:
-        """Without nodes and constants that nobody reads: values were made in the other type."""
-        kept: list[ir.Node] = []
-        read = set(outputs)
-        for node in reversed(self.g.nodes):
-            if any(v in read for v in node.outputs):
-                kept.append(node)
-                read.update(v for v in node.inputs if v is not None)
-        self.g.nodes = kept[::-1]
-        self.g.initializers = {n: v for n, v in self.g.initializers.items() if v in read}
 
 
 def _kind(value: ir.Value) -> str:
