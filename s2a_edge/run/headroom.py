@@ -70,6 +70,19 @@ class Shortage:
         )
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a process may still take before memory is short around it.
+
+    Attributes:
+        source: what was read.
+        free_bytes: beside the headroom; what the process holds already is not in it.
+    """
+
+    source: str
+    free_bytes: int
+
+
 def default_headroom_bytes(total_bytes: int) -> int:
     """Two percent of a machine or a group, within 8 and 256 MiB."""
     share_bytes = int(HEADROOM_SHARE * total_bytes)
@@ -101,14 +114,25 @@ class HeadroomWatch:
         """Memory was just given back: leave pressure out until its average shows it."""
         self._pressure_from_s = self._clock() + SETTLING_S
 
+    def room(self) -> Room | None:
+        """What is left around the process where that is least; None where nothing tells."""
+        rooms = [
+            Room(place.source, max(0, place.available_bytes - place.headroom_bytes))
+            for place in self._places(read_cgroup_memory(self._root))
+        ]
+        return min(rooms, key=lambda room: room.free_bytes, default=None)
+
     def shortage(self) -> Shortage | None:
         """Where memory is short right now, the worst of several; None where it is not."""
         group = read_cgroup_memory(self._root)
-        places = [p for p in (self._machine(), self._group(group)) if p is not None]
+        places = self._places(group)
         short = [place for place in places if place.missing_bytes]
         if short:
             return max(short, key=lambda place: place.missing_bytes)
         return self._stalled(places, group)
+
+    def _places(self, group: CgroupMemory | None) -> list[Shortage]:
+        return [place for place in (self._machine(), self._group(group)) if place is not None]
 
     def _machine(self) -> Shortage | None:
         sizes = read_sizes(self._root / "proc/meminfo")

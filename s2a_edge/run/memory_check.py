@@ -13,9 +13,10 @@ from s2a_edge.run.engine import (
     runtime_version,
     usable_cores,
 )
+from s2a_edge.run.headroom import Room
 from s2a_edge.run.metrics import evaluation_bytes
 from s2a_edge.run.process_memory import read_memory
-from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, requirement
+from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, micro_batches, requirement
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError
 from s2a_edge.spec.kernels import Kernels
@@ -27,7 +28,7 @@ from s2a_edge.spec.requirement import (
     Setting,
     weights_bytes,
 )
-from s2a_edge.spec.units import KIB, MIB
+from s2a_edge.spec.units import KIB, MIB, format_bytes
 
 LIBRARY_GROWTH_BYTES = 14 * MIB
 """Code of onnxruntime and Pillow that becomes resident only when sessions run and images load;
@@ -65,23 +66,64 @@ def measure_setting(
 
 
 def choose(
-    manifest: Manifest, budget_bytes: int | None, micro_batch: int | None, setting: Setting
+    manifest: Manifest,
+    budget_bytes: int | None,
+    micro_batch: int | None,
+    setting: Setting,
+    room: Room | None = None,
 ) -> Requirement:
     """The requirement of the wanted micro-batch, or else of the largest that fits.
+
+    Args:
+        manifest: of the bundle.
+        budget_bytes: most memory the process may hold; None: no budget.
+        micro_batch: the wanted one; None: any.
+        setting: what else a requirement depends on.
+        room: what is left around the process; None: not looked at.
 
     Raises:
         BudgetError: it does not fit; says what is missing.
         UsageError: the bundle has no graph of that micro-batch.
     """
+    wanted = micro_batch
     if micro_batch is None and budget_bytes is not None:
         micro_batch = choose_micro_batch(manifest, budget_bytes, setting=setting)
     needed = requirement(manifest, micro_batch=micro_batch, setting=setting)
     _require(manifest, needed, budget_bytes, setting)
-    return needed
+    if room is None or _missing_bytes(needed, room, setting) == 0:
+        return needed
+    smaller = (n for n in micro_batches(manifest) if wanted is None and n < needed.micro_batch)
+    for batch in smaller:
+        needed = requirement(manifest, micro_batch=batch, setting=setting)
+        if _missing_bytes(needed, room, setting) == 0:
+            return needed
+    raise _no_room(needed, room, setting)
+
+
+def _missing_bytes(needed: Requirement, room: Room, setting: Setting) -> int:
+    """What the kernel would have to end processes for: mapped weights can be read again."""
+    if setting.provider != "cpu":
+        return 0  # which memory is the GPU's is known when it is taken: the guard looks then
+    more_bytes = needed.total_bytes - needed.of_kind(LineKind.WEIGHTS) - read_memory().rss_bytes
+    return max(0, more_bytes - room.free_bytes)
+
+
+def _no_room(needed: Requirement, room: Room, setting: Setting) -> BudgetError:
+    missing_bytes = _missing_bytes(needed, room, setting)
+    return BudgetError(
+        where=f"training with micro-batch {needed.micro_batch}",
+        expected=f"{format_bytes(room.free_bytes + missing_bytes)} more than the process holds, "
+        "and a headroom",
+        got=f"{format_bytes(room.free_bytes)} left by {room.source} beside the headroom",
+        todo="end other programs, raise that limit, or pack again with a smaller --micro-batch; "
+        "--headroom 0 starts all the same",
+        missing_bytes=missing_bytes,
+    )
 
 
 def choose_form(bundle: Bundle, budget_bytes: int | None, micro_batch: int | None,
-                setting: Setting, kernels: Kernels, *, native: bool) -> Requirement:
+                setting: Setting, kernels: Kernels, *, native: bool,
+                room: Room | None = None) -> Requirement:
     """As :func:`choose`, and chooses the form of the step in ``bundle``.
 
     With ``native`` kernels at hand their form is taken, unless ``kernels`` leaves the choice and
@@ -93,12 +135,12 @@ def choose_form(bundle: Bundle, budget_bytes: int | None, micro_batch: int | Non
     """
     bundle.choose_kernels(native=native)
     try:
-        return choose(bundle.manifest, budget_bytes, micro_batch, setting)
+        return choose(bundle.manifest, budget_bytes, micro_batch, setting, room)
     except BudgetError:
         if not native or kernels != "auto":
             raise
         bundle.choose_kernels(native=False)
-        return choose(bundle.manifest, budget_bytes, micro_batch, setting)
+        return choose(bundle.manifest, budget_bytes, micro_batch, setting, room)
 
 
 def arena_limit(bundle: Bundle, needed: Requirement, provider: Provider) -> int:

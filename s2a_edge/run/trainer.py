@@ -57,9 +57,9 @@ class Trainer(TunedModel):
             ``"auto"``: native where this machine can compile them.
         evaluation: False: nothing will be evaluated or validated; the evaluation graph is neither
             loaded nor counted.
-        headroom_bytes: memory of the machine, and of the control group, that must stay free while
-            training; None: two percent, within 8 and 256 MiB; 0: nothing is watched but the budget.
-
+        headroom_bytes: memory of the machine, and of the control group, that must stay free: what
+            is left beside it bounds the micro-batch, and is watched while training; None: two
+            percent, within 8 and 256 MiB; 0: nothing is watched but the budget.
         cuda_context_bytes: what CUDA takes when it starts (:mod:`s2a_edge.run.engine_choice`); 0:
             not counted.
 
@@ -67,7 +67,8 @@ class Trainer(TunedModel):
         native: whether kernels in C run.
 
     Raises:
-        BudgetError: training does not fit the budget; says what is missing.
+        BudgetError: training does not fit the budget, or not into what is left around the process
+            (available memory, control groups) beside ``headroom_bytes``; says what is missing.
         BundleError: the bundle cannot be used.
         DeviceError: the installed onnxruntime does not suit.
         UsageError: the bundle has no such micro-batch.
@@ -97,8 +98,15 @@ class Trainer(TunedModel):
             provider, threads, evaluation=evaluation, cuda_context_bytes=cuda_context_bytes
         )
         library = kernel_library(opened, kernels, provider) if training else None
+        headroom = None if headroom_bytes == 0 else HeadroomWatch(headroom_bytes)
         needed = memory_check.choose_form(
-            opened, budget_bytes, micro_batch, self._setting, kernels, native=library is not None
+            opened,
+            budget_bytes,
+            micro_batch,
+            self._setting,
+            kernels,
+            native=library is not None,
+            room=headroom.room() if headroom is not None and training else None,
         )
         manifest = opened.manifest
         self.native = opened.is_native
@@ -119,7 +127,7 @@ class Trainer(TunedModel):
             budget_bytes,
             device_bytes=sessions.device_bytes,
             on_exceeded=sessions.terminate,
-            headroom=None if headroom_bytes == 0 else HeadroomWatch(headroom_bytes),
+            headroom=headroom,
         )
         super().__init__(opened, state, sessions, guard)
         state.load_parameters(

@@ -2,9 +2,9 @@
 
 ``RLIMIT_DATA`` bounds private writable memory: heap, arena, stacks. It is set, once everything is
 imported, to what the process has then and what the budget leaves beside the mapped weights, so
-everything that training adds must lie within the plan. In a control group
-(``S2A_EDGE_TEST_CGROUP`` names one, of v1 or v2, that may be written, or ``systemd-run`` makes one)
-everything the process holds counts, and what does not fit is killed.
+everything that training adds must lie within the plan. In a control group of the test's own
+(:mod:`tests.faults.control_group`; without swap) everything that the process holds counts, pages of
+the bundle that it reads too, and what does not fit is killed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ import numpy as np
 import pytest
 
 import s2a_edge
+from s2a_edge.run.headroom import LEAST_HEADROOM_BYTES
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.requirement import requirement
 from s2a_edge.spec.units import MIB
+from tests.faults.control_group import ControlGroup, child_group
 
 MICRO_BATCHES = (4, 32)
 SIDE = 256
@@ -37,8 +40,7 @@ from pathlib import Path
 
 how, limit, bundle, data, out, options = sys.argv[1:]
 if how == "cgroup":
-    group = Path(limit)
-    (group / "cgroup.procs").write_text(str(os.getpid()))
+    Path(limit).write_text(str(os.getpid()))
 from s2a_edge.run.process_memory import read_sizes
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.errors import S2AError
@@ -54,14 +56,15 @@ try:
     # One form of the step: the other one might fit where this does not.
     trainer = Trainer(bundle, seed=3, threads=1, kernels="portable", **trainer_options)
     needed_bytes = trainer.requirement.total_bytes
-    summary = trainer.fit(data, out=out, epochs=2, lr=0.01, **options)
+    file_bytes = read_sizes(Path("/proc/self/status"))["RssFile"]
+    summary = trainer.fit(data, out=out, lr=0.01, **options)
 except S2AError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
 print(json.dumps({
     "steps": summary.steps, "micro_batch": summary.micro_batch, "needed": needed_bytes,
     "peak": summary.peak_bytes, "losses": [r.loss for r in summary.history],
-    "step_downs": [s.reason for s in summary.step_downs],
+    "libraries": file_bytes, "step_downs": [s.reason for s in summary.step_downs],
 }))
 """
 
@@ -85,52 +88,61 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["rlimit", "cgroup"])
-def how(request: pytest.FixtureRequest) -> str:
-    if request.param == "cgroup" and _delegated() is None:
-        pytest.skip("no control group that this process may limit")
-    return str(request.param)
-
-
-def _delegated() -> Path | None:
-    named = os.environ.get("S2A_EDGE_TEST_CGROUP")
-    return Path(named) if named and os.access(named, os.W_OK) else None
-
-
 @pytest.fixture
-def group() -> Iterator[Path | None]:
-    """A group below the delegated one, gone afterwards."""
-    parent = _delegated()
-    if parent is None:
-        yield None
-        return
-    made = parent / f"s2a-edge-test-{os.getpid()}"
-    made.mkdir()
-    yield made
-    made.rmdir()
+def group() -> Iterator[ControlGroup]:
+    with child_group("s2a-edge-test") as made:
+        if isinstance(made, str):
+            pytest.skip(made)
+        yield made
+
+
+@pytest.fixture(params=["rlimit", "cgroup"])
+def confined_by(request: pytest.FixtureRequest) -> ControlGroup | None:
+    """The control group that bounds the process; None: its resource limits do."""
+    if request.param == "rlimit":
+        return None
+    made: ControlGroup = request.getfixturevalue("group")
+    return made
 
 
 def train(
-    place: Path, out: Path, how: str, group: Path | None, limit_bytes: int, **options: Any
+    place: Path, out: Path, limit_bytes: int, group: ControlGroup | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    limit = str(limit_bytes)
-    if how == "cgroup":
-        assert group is not None
-        version_1 = (group / "memory.limit_in_bytes").exists()
-        name = "memory.limit_in_bytes" if version_1 else "memory.max"
-        (group / name).write_text(limit)
-        limit = str(group)
-    options = {"budget_bytes": None, "micro_batch": None, "headroom_bytes": 0, **options}
+    """A training in a process bounded to ``limit_bytes``; 0: not bounded."""
+    with start(place, out, limit_bytes, group, **options) as child:
+        said, errors = child.communicate()
+    if group is not None:
+        assert group.kills == 0
+    return subprocess.CompletedProcess(child.args, child.returncode, said, errors)
+
+
+def start(
+    place: Path, out: Path, limit_bytes: int, group: ControlGroup | None, **options: Any
+) -> subprocess.Popen[str]:
+    how, limit = "rlimit" if limit_bytes else "free", str(limit_bytes)
+    if group is not None:
+        group.limit(limit_bytes)
+        how, limit = "cgroup", str(group.processes)
+        for name in ("b.s2a", "d.npz"):
+            _forget_cached(place / name)  # whoever reads a page first pays for it
+    options = {"budget_bytes": None, "micro_batch": None, "headroom_bytes": 0, "epochs": 2,
+               **options}
     arguments = [how, limit, *map(str, (place / "b.s2a", place / "d.npz", out))]
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments, json.dumps(options)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         # Stacks and pools of threads that do nothing here would be most of what is bounded.
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
         preexec_fn=_small_stacks,
     )
+
+
+def _forget_cached(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _small_stacks() -> None:
@@ -142,7 +154,7 @@ def _small_stacks() -> None:
 @pytest.fixture(scope="module")
 def free(place: Path) -> dict[str, Any]:
     """What an unconfined run says that it needs, and gives."""
-    done = train(place, place / "free", "free", None, 0)
+    done = train(place, place / "free", 0)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
@@ -150,10 +162,10 @@ def free(place: Path) -> dict[str, Any]:
 
 
 def test_it_trains_to_the_end_where_the_plan_says_that_it_fits(
-    place: Path, tmp_path: Path, free: dict[str, Any], how: str, group: Path | None
+    place: Path, tmp_path: Path, free: dict[str, Any], confined_by: ControlGroup | None
 ) -> None:
-    limit_bytes = free["needed"] + (MIB if how == "rlimit" else 0)
-    done = train(place, tmp_path / "run", how, group, limit_bytes, budget_bytes=limit_bytes)
+    limit_bytes = free["needed"] + MIB  # what two processes differ by
+    done = train(place, tmp_path / "run", limit_bytes, confined_by, budget_bytes=limit_bytes)
     assert done.returncode == 0, done.stderr
     confined = json.loads(done.stdout)
     assert confined["micro_batch"] == max(MICRO_BATCHES)
@@ -163,10 +175,10 @@ def test_it_trains_to_the_end_where_the_plan_says_that_it_fits(
 
 
 def test_it_is_refused_before_the_first_step_where_it_does_not_fit(
-    place: Path, tmp_path: Path, free: dict[str, Any], how: str, group: Path | None
+    place: Path, tmp_path: Path, free: dict[str, Any], confined_by: ControlGroup | None
 ) -> None:
     limit_bytes = free["needed"] - arena_difference_bytes(place) - MIB
-    done = train(place, tmp_path / "run", how, group, limit_bytes, budget_bytes=limit_bytes)
+    done = train(place, tmp_path / "run", limit_bytes, confined_by, budget_bytes=limit_bytes)
     assert done.returncode == EXHAUSTED, done.stderr
     assert done.stderr.count("\n") == 1
     assert "too little" in done.stderr
@@ -174,16 +186,68 @@ def test_it_is_refused_before_the_first_step_where_it_does_not_fit(
 
 
 def test_a_limit_that_nobody_told_of_is_met_by_stepping_down(
-    place: Path, tmp_path: Path, free: dict[str, Any], group: Path | None
+    place: Path, tmp_path: Path, free: dict[str, Any]
 ) -> None:
     """The kernel refuses the larger arena: no budget was given, so nothing warned before."""
     limit_bytes = free["needed"] - 7 * arena_difference_bytes(place) // 10
-    done = train(place, tmp_path / "run", "rlimit", group, limit_bytes)
+    done = train(place, tmp_path / "run", limit_bytes)
     assert done.returncode == 0, done.stderr
     confined = json.loads(done.stdout)
     assert confined["micro_batch"] == min(MICRO_BATCHES)
     assert len(confined["step_downs"]) == 1
     np.testing.assert_allclose(confined["losses"], free["losses"], rtol=1e-4)
+
+
+def test_a_group_tighter_than_the_budget_gets_the_smaller_micro_batch(
+    place: Path, tmp_path: Path, free: dict[str, Any], group: ControlGroup
+) -> None:
+    limit_bytes = charged_bytes(free) + LEAST_HEADROOM_BYTES - arena_difference_bytes(place) // 2
+    done = train(
+        place, tmp_path / "run", limit_bytes, group,
+        budget_bytes=2 * free["needed"], headroom_bytes=None,
+    )
+    assert done.returncode == 0, done.stderr
+    confined = json.loads(done.stdout)
+    assert confined["micro_batch"] == min(MICRO_BATCHES)
+    np.testing.assert_allclose(confined["losses"], free["losses"], rtol=1e-4)
+
+
+def test_a_group_too_tight_for_any_micro_batch_is_refused_before_the_first_step(
+    place: Path, tmp_path: Path, free: dict[str, Any], group: ControlGroup
+) -> None:
+    """Where the kernel would end the process in its first step."""
+    limit_bytes = charged_bytes(free) - arena_difference_bytes(place) - LEAST_HEADROOM_BYTES
+    done = train(
+        place, tmp_path / "run", limit_bytes, group,
+        budget_bytes=2 * free["needed"], headroom_bytes=None,
+    )
+    assert done.returncode == EXHAUSTED, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert str(group.path) in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_group_that_is_made_tighter_while_it_trains_is_met_by_stepping_down(
+    place: Path, tmp_path: Path, free: dict[str, Any], group: ControlGroup
+) -> None:
+    limit_bytes = free["needed"] + 64 * MIB
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    options: dict[str, Any] = {"headroom_bytes": None, "epochs": 6}
+    with start(place, tmp_path / "run", limit_bytes, group, **options) as child:
+        while child.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.02)
+        group.limit(group.held_bytes + LEAST_HEADROOM_BYTES // 2)
+        said, errors = child.communicate()
+    assert (child.returncode, group.kills) == (0, 0), errors
+    confined = json.loads(said)
+    assert confined["micro_batch"] == min(MICRO_BATCHES)
+    assert str(group.path) in confined["step_downs"][0]
+    assert confined["steps"] == 6
+
+
+def charged_bytes(free: dict[str, Any]) -> int:
+    """Of what training needs: libraries count for the group of whoever read them first."""
+    return int(free["needed"] - free["libraries"])
 
 
 def arena_difference_bytes(place: Path) -> int:

@@ -55,6 +55,16 @@ def test_an_unreadable_machine_is_no_shortage(tmp_path: Path) -> None:
     assert HeadroomWatch(root=tmp_path).shortage() is None
 
 
+def test_room_is_what_the_tightest_place_leaves_beside_its_headroom(tmp_path: Path) -> None:
+    group_v2(machine(tmp_path, 2 * GIB), max=GIB, current=100 * MIB, high="max", stat="")
+    room = HeadroomWatch(4 * MIB, root=tmp_path).room()
+    assert room is not None and room.source.startswith("memory.max of ")
+    assert room.free_bytes == GIB - 104 * MIB
+    room = HeadroomWatch(root=machine(tmp_path, 10 * MIB)).room()
+    assert room is not None and (room.source, room.free_bytes) == ("MemAvailable", 0)
+    assert HeadroomWatch(root=tmp_path / "nothing").room() is None
+
+
 def test_available_memory_below_two_percent_is_short(tmp_path: Path) -> None:
     shortage = HeadroomWatch(root=machine(tmp_path, 100 * MIB)).shortage()
     assert shortage is not None

@@ -8,11 +8,12 @@ import pytest
 
 from s2a_edge.run import memory_check
 from s2a_edge.run.data import DataCheck, open_data
+from s2a_edge.run.headroom import Room
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, UsageError
 from s2a_edge.spec.manifest import Manifest
-from s2a_edge.spec.requirement import LineKind, Setting, requirement
+from s2a_edge.spec.requirement import LineKind, Requirement, Setting, requirement
 from s2a_edge.spec.units import MIB
 
 SETTING = Setting(runtime_base_bytes=40 * MIB, prefetch=False)
@@ -54,6 +55,32 @@ def test_what_does_not_fit_is_refused_with_what_is_missing(manifest: Manifest) -
     with pytest.raises(BudgetError) as caught:
         memory_check.choose(manifest, small - 12345, None, SETTING)
     assert caught.value.missing_bytes == 12345
+
+
+def test_what_is_left_around_the_process_bounds_the_micro_batch_too(manifest: Manifest) -> None:
+    """Mapped weights need no room, what the process holds already neither."""
+    setting = Setting(runtime_base_bytes=read_memory().rss_bytes + 64 * MIB, prefetch=False)
+    large, small = (requirement(manifest, micro_batch=n, setting=setting) for n in (2, 1))
+    held_bytes = read_memory().rss_bytes
+
+    def room(needed: Requirement, more_bytes: int) -> Room:
+        anonymous_bytes = needed.total_bytes - needed.of_kind(LineKind.WEIGHTS)
+        return Room("a group", anonymous_bytes - held_bytes + more_bytes)
+
+    def chosen(budget_bytes: int | None, wanted: int | None, left: Room) -> int:
+        return memory_check.choose(manifest, budget_bytes, wanted, setting, left).micro_batch
+
+    assert chosen(None, None, room(large, MIB)) == 2
+    assert chosen(None, None, room(large, -MIB)) == 1
+    assert chosen(2 * large.total_bytes, None, room(large, -MIB)) == 1
+    with pytest.raises(BudgetError, match="left by a group beside the headroom"):
+        chosen(None, 2, room(large, -MIB))
+    with pytest.raises(BudgetError) as caught:
+        chosen(None, None, room(small, -2 * MIB))
+    assert caught.value.exit_code == 3
+    assert abs(caught.value.missing_bytes - 2 * MIB) < MIB
+    cuda = dataclasses.replace(setting, provider="cuda")
+    assert memory_check.choose(manifest, None, 2, cuda, Room("a group", 0)).micro_batch == 2
 
 
 def test_what_is_resident_now_is_the_base() -> None:
