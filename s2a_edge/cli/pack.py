@@ -374,7 +374,7 @@ def _list_features(
 
 def _list_blocks(output: Output, source: str, **options: Any) -> None:
     from s2a_edge.pack.capture import open_source
-    from s2a_edge.pack.compile import list_blocks
+    from s2a_edge.pack.network import list_blocks
 
     blocks = list_blocks(open_source(source, **options))
     rows = table("Blocks, from the input to the features", ("--blocks", "output", "residual"))

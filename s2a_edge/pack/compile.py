@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from s2a_edge.pack.adapt import Adapted, Trainable, adapt
+from s2a_edge.pack.adapt import Adapted, Trainable
 from s2a_edge.pack.allocation.allocate import Allocation, Allocator
 from s2a_edge.pack.allocation.measured import PROBE_BATCH, Measured, measured_allocator
-from s2a_edge.pack.blocks import find_blocks
 from s2a_edge.pack.calibration import Samples
 from s2a_edge.pack.calibration_data import calibration_samples
 from s2a_edge.pack.capture import Backbone, Captured
@@ -21,18 +20,21 @@ from s2a_edge.pack.emit import check_emitted
 from s2a_edge.pack.forward_graphs import forward_model, loss_model, predictions_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.frozen.second_moments import second_moments
-from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.half.convert import half_model
 from s2a_edge.pack.half.formats import HALVES
 from s2a_edge.pack.half.twin import float32_twin
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.merge_views import merge_views
-from s2a_edge.pack.normalize import normalize
+from s2a_edge.pack.network import (
+    INFER_BATCH,
+    adapted_backbone,
+    columns_of_slices,
+    sliced_backbone,
+)
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Policy, Precision
-from s2a_edge.pack.regroup import slices_to_splits
-from s2a_edge.pack.slice_products import MOST_COLUMNS, read_transposed, slice_products
+from s2a_edge.pack.slice_products import read_transposed, slice_products
 from s2a_edge.pack.training_steps import (
     fixed_policy,
     native_form,
@@ -40,16 +42,12 @@ from s2a_edge.pack.training_steps import (
     training_steps,
     usable_threads,
 )
-from s2a_edge.spec.errors import BudgetError, InternalError, SourceError
-from s2a_edge.spec.manifest import TunedBlock
+from s2a_edge.spec.errors import BudgetError, InternalError
 from s2a_edge.spec.state_layout import state_layout
 from s2a_edge.spec.units import format_bytes
 
-# Export runs one sample at a time on any device.
-_INFER_BATCH = 1
 # From so many samples on, the uncompressed step runs in two halves.
 _HALVED_FROM = 8
-_FEW_SAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -128,13 +126,13 @@ def compile_backbone(captured: Captured, options: PackOptions,
     require_gradients(adapted)
     by_batch = {largest: adapted}
     part = _reference_batch(captured, options)
-    for batch in {*batches, _INFER_BATCH, part} - {largest}:
+    for batch in {*batches, INFER_BATCH, part} - {largest}:
         on_stage("normalize", f"batch {batch}")
         by_batch[batch] = adapted_backbone(captured, batch, options)[1]
     _same_trainables(by_batch)
     samples = calibration_samples(backbone, options, on_stage, captured.tokenizer)
     own_loss = options.loss == "output"
-    inference = (predictions_model if own_loss else forward_model)(by_batch[_INFER_BATCH], "infer")
+    inference = (predictions_model if own_loss else forward_model)(by_batch[INFER_BATCH], "infer")
     columns = columns_of_slices(options)
     sliced = {batch: slice_products(whole, columns) for batch, whole in by_batch.items()}
     by_batch = {batch: s.adapted for batch, s in sliced.items()}
@@ -197,8 +195,7 @@ def _fronts(captured: Captured, by_batch: Mapping[int, Adapted], batches: Sequen
     def part_of(samples: int) -> Adapted:
         if samples in by_batch:
             return by_batch[samples]
-        return slice_products(adapted_backbone(captured, samples, options)[1],
-                              columns_of_slices(options)).adapted
+        return sliced_backbone(captured, samples, options)[1].adapted
 
     return in_parts(by_batch, batches, part_of, policy, options)
 
@@ -240,24 +237,13 @@ def _reference_batch(captured: Captured, options: PackOptions) -> int:
     return largest if whole or largest % 2 or largest < _HALVED_FROM else largest // 2
 
 
-def columns_of_slices(options: PackOptions) -> int:
-    """Columns of an MLP's slices.
-
-    With one or two samples at a time and coded weights, what a session takes for each node is more
-    than what narrow slices save: half as many slices of ViT-B/16 are 6 MiB less of sessions.
-    """
-    few = options.frozen != "fp32" and max(options.micro_batches) <= _FEW_SAMPLES
-    return 2 * MOST_COLUMNS if few else MOST_COLUMNS
-
-
 def _small(captured: Captured, by_batch: Mapping[int, Adapted], options: PackOptions) -> Adapted:
     """The backbone for the few samples that sensitivities are measured on."""
     fixed = captured.fixed_batch if captured.fixed_batch != 1 else None
     batch = fixed or min(PROBE_BATCH, max(by_batch), options.calibration_samples)
     if batch in by_batch:
         return by_batch[batch]
-    return slice_products(adapted_backbone(captured, batch, options)[1],
-                          columns_of_slices(options)).adapted
+    return sliced_backbone(captured, batch, options)[1].adapted
 
 
 def _capacity_bytes(adapted: Adapted, batch: int, options: PackOptions) -> int:
@@ -267,33 +253,6 @@ def _capacity_bytes(adapted: Adapted, batch: int, options: PackOptions) -> int:
     uniform = differentiate(adapted, fixed_policy(options), options.loss,
                             recompute=options.recompute)
     return sum(s.stored_bytes for s in uniform.saved)
-
-
-def adapted_backbone(captured: Captured, batch: int, options: PackOptions,
-                     ) -> tuple[Backbone, Adapted]:
-    """The backbone for one batch, normalized, and the same with its trainables and head."""
-    backbone = normalize(captured.at_batch(batch))
-    slices_to_splits(backbone.model)
-    adapted = adapt(backbone.model, backbone.data_inputs, backbone.features,
-                    classes=None if options.loss == "output" else options.class_count,
-                    tuning=options.tuning, seed=options.seed, predictions=backbone.predictions)
-    if not adapted.trainables:
-        raise SourceError(where=f"--adapters {','.join(options.adapters)}",
-                          expected="something to train", got="nothing, since no head is added to a "
-                          "graph that is its own loss", todo="add an adapter, such as bias")
-    return backbone, adapted
-
-
-def list_blocks(captured: Captured) -> tuple[TunedBlock, ...]:
-    """The blocks that ``--blocks`` chooses from, in order; none of them tuned yet.
-
-    Raises:
-        SourceError: if the backbone cannot be made static.
-    """
-    backbone = normalize(captured.at_batch(_INFER_BATCH))
-    slices_to_splits(backbone.model)
-    found = find_blocks(backbone.model.graph, backbone.data_inputs, backbone.features)
-    return tuple(TunedBlock(b.name, shape_of(b.output)[1:], b.residual, ()) for b in found)
 
 
 def _same_trainables(by_batch: dict[int, Adapted]) -> None:

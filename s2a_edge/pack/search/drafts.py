@@ -13,25 +13,21 @@ import onnx_ir as ir
 from s2a_edge.pack.adapt import Adapted, Trainable
 from s2a_edge.pack.allocation.measured import Measured
 from s2a_edge.pack.capture import Captured
-from s2a_edge.pack.compile import (
-    Allocated,
-    adapted_backbone,
-    allocation_within,
-    columns_of_slices,
-)
+from s2a_edge.pack.compile import Allocated, allocation_within
 from s2a_edge.pack.differentiate import StepGraph, differentiate
 from s2a_edge.pack.emit import weights_bytes
 from s2a_edge.pack.forward_graphs import forward_model, loss_model, predictions_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.merge_views import merge_views
+from s2a_edge.pack.network import INFER_BATCH, adapted_backbone, columns_of_slices, sliced_backbone
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import ArenaPlan, plan_arena
 from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.search.candidates import Candidate
 from s2a_edge.pack.search.work import GraphWork, Work, graph_work
-from s2a_edge.pack.slice_products import Sliced, read_transposed, slice_products
+from s2a_edge.pack.slice_products import Sliced, read_transposed
 from s2a_edge.pack.training_steps import (
     fixed_policy,
     native_form,
@@ -40,7 +36,6 @@ from s2a_edge.pack.training_steps import (
 )
 from s2a_edge.spec.state_layout import state_layout
 
-_INFER_BATCH = 1  # as exported
 
 @dataclass(frozen=True)
 class Draft:
@@ -190,8 +185,7 @@ class Drafts:
         options = candidate.options(self.base)
         key = candidate.micro_batch, candidate.blocks, columns_of_slices(options)
         if key not in self._sliced:
-            adapted = adapted_backbone(self._captured, candidate.micro_batch, options)[1]
-            self._sliced[key] = slice_products(adapted, key[2])
+            self._sliced[key] = sliced_backbone(self._captured, candidate.micro_batch, options)[1]
         return self._sliced[key]
 
     def _forward(self, candidate: Candidate) -> _Forward:
@@ -201,7 +195,7 @@ class Drafts:
             return self._forwards[key]
         own_loss = options.loss == "output"
         if candidate.blocks not in self._whole:
-            self._whole[candidate.blocks] = adapted_backbone(self._captured, _INFER_BATCH,
+            self._whole[candidate.blocks] = adapted_backbone(self._captured, INFER_BATCH,
                                                              options)[1]
         sliced = self.sliced(candidate)
         inference = (predictions_model if own_loss else forward_model)(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from s2a_edge.pack.network import FEW_SAMPLES
 from s2a_edge.pack.search.calibrate import Squares
 from s2a_edge.pack.search.candidates import Candidate, Saves
 from s2a_edge.pack.search.cost import Costs
@@ -19,8 +20,6 @@ from s2a_edge.pack.search.drafts import Draft
 from s2a_edge.pack.search.frontier import Row
 from s2a_edge.spec.frozen_weights import FrozenStorage
 
-# Linears are sliced otherwise for so few samples with coded weights (``compile``).
-_FEW_SAMPLES = 2
 LOW_BATCH = 4
 
 
@@ -115,7 +114,7 @@ def estimated(pricing: Pricing, batches: Sequence[int], saves: Sequence[Saves],
         slope = Figures(0, 0, 0).plus(at_high.minus(at_low), 1 / (high - low)) if high > low \
             else Figures(0, 0, 0)
         lines[way] = at_low, slope
-    drafted = [n for n in batches if n <= _FEW_SAMPLES or n == low]
+    drafted = [n for n in batches if n <= FEW_SAMPLES or n == low]
     more = {(storage, n): pricing.figures(Candidate(n, first, storage, blocks)).minus(
         pricing.figures(Candidate(n, first, plain, blocks)))
         for storage in storages[1:] for n in drafted}

@@ -12,12 +12,9 @@ from s2a_edge.native import find_library
 from s2a_edge.pack.allocation.measured import measured_allocator
 from s2a_edge.pack.calibration_data import calibration_samples
 from s2a_edge.pack.capture import Captured
-from s2a_edge.pack.compile import (
-    Allocated,
-    adapted_backbone,
-    columns_of_slices,
-)
+from s2a_edge.pack.compile import Allocated
 from s2a_edge.pack.differentiate import differentiate
+from s2a_edge.pack.network import sliced_backbone
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Precision
 from s2a_edge.pack.search import candidates
@@ -29,7 +26,6 @@ from s2a_edge.pack.search.drafts import Drafts
 from s2a_edge.pack.search.estimate import LOW_BATCH, Pricing, estimated
 from s2a_edge.pack.search.frontier import Row
 from s2a_edge.pack.search.options import SearchOptions
-from s2a_edge.pack.slice_products import slice_products
 from s2a_edge.pack.training_steps import usable_threads
 from s2a_edge.spec.device_profile import load_profile
 from s2a_edge.spec.errors import UsageError
@@ -286,9 +282,9 @@ class Search:
         fixed = self._captured.fixed_batch
         batch = fixed if fixed not in (None, 1) else min(_PROBE_SAMPLES, self._calibrated_batch)
         assert batch is not None
-        backbone, adapted = adapted_backbone(self._captured, batch, base)
+        backbone, sliced = sliced_backbone(self._captured, batch, base)
+        adapted = sliced.adapted
         samples = calibration_samples(backbone, base, self._on_stage, self._captured.tokenizer)
-        adapted = slice_products(adapted, columns_of_slices(base)).adapted
         saved = differentiate(adapted, Precision(32, "store"), base.loss,
                               recompute=base.recompute).saved
         self.drafts.measured = measured_allocator(
