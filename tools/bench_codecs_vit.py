@@ -113,7 +113,12 @@ class Gradients:
         classifier = torch.randn(x.shape[-1], classes, generator=generator) / x.shape[-1] ** 0.5
         logits = features[:, 0] @ classifier + trained(torch.zeros(classes))
         torch.nn.functional.cross_entropy(logits, self._classes).backward()
-        return np.concatenate([bias.grad.numpy().reshape(-1) for bias in biases])
+        return np.concatenate([_gradient_of(bias) for bias in biases])
+
+
+def _gradient_of(leaf: torch.Tensor) -> np.ndarray:
+    assert leaf.grad is not None
+    return leaf.grad.numpy().reshape(-1)
 
 
 def _layer(x: torch.Tensor, layer: dict[str, Any], trained: Any, saved: Any) -> torch.Tensor:

@@ -22,6 +22,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,13 +42,14 @@ from tools.rename_weights import renamed
 
 MODELS = ("timm:vit_base_patch16_224", "timm:swin_tiny_patch4_window7_224", "timm:resnet50",
           "timm:mobilenetv3_large_100")
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 1.0}
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
+                            "crop_pct": 1.0}
 _FEATURES = "/backbone/layernorm/Add_1_output_0"
 _CLASSES = 10
 # Batches of noise that sensitivities have not seen have numbers from here on.
 _UNSEEN = 100
 # Errors do not depend on the order.
-_AS_EMITTED = PackOptions(order="naive")
+_AS_EMITTED = PackOptions(classes=_CLASSES, order="naive")
 
 
 @dataclass

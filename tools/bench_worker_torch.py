@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,11 @@ class Lora(nn.Module):
             self.down = nn.Linear(frozen.in_features, _RANK, bias=False)
             self.up = nn.Linear(_RANK, frozen.out_features, bias=False)
         else:
-            self.down = nn.Conv2d(frozen.in_channels, _RANK, frozen.kernel_size, frozen.stride,
-                                  frozen.padding, frozen.dilation, bias=False)
+            like: Any = frozen  # sizes are pairs, which their type does not say
+            self.down = nn.Conv2d(like.in_channels, _RANK, like.kernel_size, like.stride,
+                                  like.padding, like.dilation, bias=False)
             self.up = nn.Conv2d(_RANK, frozen.out_channels, 1, bias=False)
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]  # both kinds have a weight
+        nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of the frozen and the low-rank path."""
@@ -50,7 +52,7 @@ def configure(model: nn.Module, configuration: str) -> None:
         model.train()
         return
     model.eval()
-    head = model.get_classifier()
+    head: nn.Module = model.get_classifier()  # type: ignore[operator]  # timm's models have it
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(configuration == "torch-bias" and name.endswith("bias"))
     if configuration == "torch-lora":
@@ -73,7 +75,7 @@ def main() -> None:
     device, is_amp = request["engine"], request["configuration"].endswith("-amp")
     free_bytes = torch.cuda.mem_get_info()[0] if device == "cuda" else 0  # makes the context
     torch.manual_seed(0)
-    model = timm.create_model(request["model"], num_classes=request["classes"])
+    model: Any = timm.create_model(request["model"], num_classes=request["classes"])
     configure(model, request["configuration"].removesuffix("-amp"))
     model.to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)

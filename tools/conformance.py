@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from s2a_edge.pack.rehearse import machine
+from tools.conformance_case import Case
 from tools.conformance_models import CASES, CONVOLUTIONAL, TRANSFORMERS
-from tools.conformance_worker import FACTOR, LEAST, Case, Outcome, run_case
+from tools.conformance_worker import FACTOR, LEAST, Outcome, run_case
 
 TIMEOUT_S = 1800
 LIMIT_BYTES = 12 * 2**30

@@ -30,11 +30,13 @@ def _torchvision(name: str, size: int = 64) -> Case:
     return Case(name, "torchvision", name, {}, (3, size, size))
 
 
-_VIT = {"img_size": 64, "depth": 2, "embed_dim": 64, "num_heads": 4}
-_TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 64}
-_IMAGE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-          "intermediate_size": 128, "image_size": 64, "patch_size": 16}
+_VIT: dict[str, Any] = {"img_size": 64, "depth": 2, "embed_dim": 64, "num_heads": 4}
+_TEXT: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 64}
+_IMAGE: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 128, "image_size": 64, "patch_size": 16}
 
 TRANSFORMERS: tuple[Case, ...] = (
     _timm("vit_tiny_patch16_224", **_VIT, label="vit"),

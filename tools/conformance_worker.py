@@ -24,8 +24,8 @@ from s2a_edge.pack.capture import Captured, capture
 from s2a_edge.pack.capture.preprocessing import assumed_preprocessing
 from s2a_edge.pack.capture.timm_model import define_torchvision_schemas
 from s2a_edge.pack.capture.torch_export import export_graphs
-from s2a_edge.pack.compile import adapted_backbone
 from s2a_edge.pack.coverage import coverage
+from s2a_edge.pack.network import adapted_backbone
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.spec.errors import S2AError
 from s2a_edge.spec.manifest import Manifest, Source
@@ -133,7 +133,7 @@ def capture_case(case: Case, module: nn.Module, folder: Path) -> Captured:
     """As ``pack`` would; a module that was cut has no name for it and is exported directly."""
     if case.library == "hf":
         path = folder / "model"
-        module.save_pretrained(path)  # type: ignore[operator]  # of transformers
+        module.save_pretrained(path)  # type: ignore[operator]
         return capture(f"hf:{path}", input_shape=case.shape, pool=case.pool)
     if case.library == "timm" and not case.arguments and not case.cut:
         weights = folder / "weights.safetensors"
@@ -187,12 +187,12 @@ def _compare_gradients(case: Case, module: nn.Module, trainables: tuple[Trainabl
 def features_of(case: Case) -> Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]:
     """What the head sits on, computed by the PyTorch module."""
     def timm_features(module: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return module(*inputs.values())  # type: ignore[no-any-return]  # of timm
+        return module(*inputs.values())
 
     def hf_features(module: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         out = module(**inputs)
         if getattr(out, "pooler_output", None) is not None and case.pool is None:
-            return out.pooler_output.flatten(1)  # type: ignore[no-any-return]  # of transformers
+            return out.pooler_output.flatten(1)
         tokens: torch.Tensor = out.last_hidden_state
         if case.pool == "cls":
             return tokens[:, 0]

@@ -42,7 +42,7 @@ def _product(g: GraphBuilder, node: ir.Node) -> ir.Value:
     product = g.op("MatMul", a, b)
     alpha = node.attributes.get_float("alpha", 1.0)
     return product if alpha == 1.0 else g.op(
-        "Mul", product, g.constant(np.float32(alpha), "float32"))
+        "Mul", product, g.constant(alpha, "float32"))
 
 
 def _instance_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
@@ -53,7 +53,7 @@ def _instance_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
     axes = g.constant(list(range(2, rank)))
     centred = g.op("Sub", x, g.op("ReduceMean", x, axes, keepdims=1))
     variance = g.op("ReduceMean", g.op("Mul", centred, centred), axes, keepdims=1)
-    epsilon = g.constant(np.float32(node.attributes.get_float("epsilon", 1e-5)), "float32")
+    epsilon = g.constant(node.attributes.get_float("epsilon", 1e-5), "float32")
     unit = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, epsilon)))
     shape = g.constant([shape_of(x)[1], *[1] * (rank - 2)])
     scaled = g.op("Mul", unit, g.op("Reshape", scale, shape))
@@ -69,17 +69,17 @@ def _sum_of_squares(g: GraphBuilder, node: ir.Node) -> ir.Value:
 def _hard_sigmoid(g: GraphBuilder, node: ir.Node) -> ir.Value:
     """max(0, min(1, α x + β)) as the difference of two ramps."""
     x, = node.inputs
-    alpha, beta = (g.constant(np.float32(node.attributes.get_float(n, d)), "float32")
+    alpha, beta = (g.constant(node.attributes.get_float(n, d), "float32")
                    for n, d in (("alpha", 0.2), ("beta", 0.5)))
     line = g.op("Add", g.op("Mul", x, alpha), beta)
     return g.op("Sub", g.op("Relu", line),
-                g.op("Relu", g.op("Sub", line, g.constant(np.float32(1), "float32"))))
+                g.op("Relu", g.op("Sub", line, g.constant(1.0))))
 
 
 def _tanh_gelu(g: GraphBuilder, node: ir.Node) -> ir.Value:
     """x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
     x, = node.inputs
-    cubic, root, half, one = (g.constant(np.float32(v), "float32")
+    cubic, root, half, one = (g.constant(v, "float32")
                               for v in (0.044715, (2 / np.pi) ** 0.5, 0.5, 1.0))
     bend = g.op("Mul", cubic, g.op("Mul", x, g.op("Mul", x, x)))
     tanh = g.op("Tanh", g.op("Mul", root, g.op("Add", x, bend)))
@@ -92,7 +92,7 @@ def _batch_normalization(g: GraphBuilder, node: ir.Node) -> ir.Value:
     assert x is not None
     shape = g.constant([-1, *[1] * (len(shape_of(x)) - 2)])
     scale, bias, mean, variance = (g.op("Reshape", v, shape) for v in rest)
-    epsilon = g.constant(np.float32(node.attributes.get_float("epsilon", 1e-5)), "float32")
+    epsilon = g.constant(node.attributes.get_float("epsilon", 1e-5), "float32")
     factor = g.op("Div", scale, g.op("Sqrt", g.op("Add", variance, epsilon)))
     return g.op("Add", g.op("Mul", g.op("Sub", x, mean), factor), bias)
 

@@ -21,7 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from tools.ort_training_train import CheckpointState, Module, session_options
+from tools.ort_training_environment import import_without_torch
+from tools.ort_training_train import session_options
+
+import_without_torch()
+from onnxruntime.training.api import CheckpointState, Module  # noqa: E402
 
 # Read by the C library when a process starts.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

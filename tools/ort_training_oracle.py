@@ -32,12 +32,12 @@ import onnxruntime as ort
 import torch
 
 from s2a_edge.pack.capture import Captured, capture
-from s2a_edge.pack.compile import adapted_backbone
 from s2a_edge.pack.emit import emit_model
 from s2a_edge.pack.forward_graphs import forward_model
 from s2a_edge.pack.frozen.decode_nodes import FrozenCoder
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.lower import lower
+from s2a_edge.pack.network import adapted_backbone
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.ort_training.graphs import eval_model, parameter_name
 from s2a_edge.pack.rehearse import machine
@@ -119,10 +119,17 @@ Source = Callable[[Path], tuple[Captured, Case | None]]
 def _models() -> Iterator[tuple[str, Source]]:
     sys.path.insert(0, str(ROOT / "tests/pack"))
     for name in SUITE:
-        yield name, lambda folder, name=name: (capture(f"models:{name}"), None)
+        yield name, _small(name)
     for case in CASES:
-        yield case.name, lambda folder, case=case: (
-            capture_case(case, build(case), folder), case)
+        yield case.name, _of(case)
+
+
+def _small(name: str) -> Source:
+    return lambda folder: (capture(f"models:{name}"), None)
+
+
+def _of(case: Case) -> Source:
+    return lambda folder: (capture_case(case, build(case), folder), case)
 
 
 def compare(name: str, source: Source, python: Path) -> Row:
@@ -206,7 +213,7 @@ def theirs_of(ours: Ours, data: Arrays, folder: Path, python: Path) -> Arrays | 
     folder.mkdir()
     emit_model(eval_model(ours.forward, "cross_entropy"), {}, folder / "forward.onnx",
                complete=True)
-    np.savez(folder / "feeds.npz", **data)
+    np.savez(folder / "feeds.npz", **data)  # type: ignore[arg-type]  # names are data
     (folder / "trainables.json").write_text(json.dumps(list(ours.initial)), encoding="utf-8")
     done = subprocess.run([str(python), "-m", "tools.ort_training_gradients", str(folder)],
                           cwd=ROOT, capture_output=True, text=True, check=False)

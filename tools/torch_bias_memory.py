@@ -161,7 +161,7 @@ def _measure(kind: str, micro_batch: int, steps: int, threads: int) -> dict[str,
             images = torch.randn(micro_batch, 3, IMAGE_PX, IMAGE_PX)
             labels = torch.randint(CLASSES, (micro_batch,))
             loss: Tensor = nn.functional.cross_entropy(model(images), labels) / parts
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no hint for it
+            loss.backward()
         optimizer.step()
         if number:
             step_ms.append(1000 * (time.perf_counter() - start_s))
