@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2a_edge.pack import build, rehearse
+from s2a_edge.pack import rehearse, staged_files
 from s2a_edge.pack.build import pack_captured
 from s2a_edge.pack.compile import compile_backbone
 from s2a_edge.pack.fit_budget import with_arena
@@ -30,7 +30,7 @@ OPTIONS = PackOptions(labels=LABELS, micro_batches=(4,), effective_batch=8, bits
 def quick_rehearsal() -> Iterator[None]:
     """One run each, and no search for a smaller arena: both are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "_REPEAT", 1)
+        patch.setattr(staged_files, "_REPEAT", 1)
         patch.setattr(rehearse, "_smallest_arena", lambda graph, plan, *_: plan.arena_bytes)
         yield
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s2a_edge.pack import build
+from s2a_edge.pack import build, staged_files
 from s2a_edge.pack import compile as compile_module
 from s2a_edge.pack.build import PackReport, pack, pack_captured
 from s2a_edge.pack.capture import Captured
@@ -77,7 +77,7 @@ def test_a_folder_holds_its_files_and_a_tar_the_same(vit: PackReport, resnet: Pa
 def test_the_uncompressed_step_in_halves_has_the_same_gradients(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = []
-    monkeypatch.setattr(build, "_REPEAT", 1)
+    monkeypatch.setattr(staged_files, "_REPEAT", 1)
     np.savez(tmp_path / "data.npz", labels=np.arange(8) % 5,
              image=np.random.default_rng(5).standard_normal((8, 3, 16, 16)).astype(np.float32))
     recipe = replace(ONE_BATCH, adapters=("bias", "lsb"), reduce=4,
@@ -198,7 +198,7 @@ def compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capture and compilation as other tests made them, and one run a rehearsal."""
     monkeypatch.setattr(build, "open_source", _captured)
     monkeypatch.setattr(build, "compile_backbone", _compiled)
-    monkeypatch.setattr(build, "_REPEAT", 1)
+    monkeypatch.setattr(staged_files, "_REPEAT", 1)
 
 
 def _captured(source: str, **_: object) -> Captured:
@@ -246,7 +246,7 @@ def test_a_plan_that_does_not_hold_fails_the_pack(
         made = honest(*args, **options)
         return replace(made, plan=replace(made.plan, arena_bytes=made.plan.arena_bytes // 2))
 
-    monkeypatch.setattr(build, "plan_memory", optimistic)
+    monkeypatch.setattr(staged_files, "plan_memory", optimistic)
     with pytest.raises(InternalError, match="the plan is wrong"):
         pack(SOURCE.format("tiny_vit"), tmp_path / "bundle", ONE_BATCH)
     assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,11 @@ from s2a_edge.pack.rule import (
     reshape,
 )
 
+FLOAT_BYTES = 4
+# ConvTranspose makes the columns of a whole image in memory of its own. Where they would be more
+# than this, channels are taken in parts: some per cent slower (BENCHMARKS.md).
+MOST_COLUMNS_BYTES = 2**20
+
 
 def _conv_refuses(node: ir.Node) -> str | None:
     return None if at_hand(node.inputs[1]) else "a computed kernel"
@@ -71,8 +76,39 @@ def _input_gradient(b: Backward) -> ir.Value:
     extra = [x_shape[2 + i] - (strides[i] * (shape_of(dy)[2 + i] - 1)
                                + (w_shape[2 + i] - 1) * dilations[i] + 1
                                - pads[i] - pads[spatial + i]) for i in range(spatial)]
-    return g.op("ConvTranspose", dy, w, strides=strides, dilations=dilations, pads=pads,
-                group=group, output_padding=extra if any(extra) else None)
+    reaches = [(k - 1) * d for k, d in zip(w_shape[2:], dilations, strict=True)]
+    columns_bytes = math.prod(w_shape[1:]) * math.prod(shape_of(dy)[2:]) * FLOAT_BYTES
+    if (group == 1 and set(strides) == {1} and math.prod(w_shape) * FLOAT_BYTES < columns_bytes
+            and all(p <= reach for p, reach in zip(pads, reaches * 2, strict=True))):
+        return _flipped(b, w, dilations, [reach - p for p, reach in
+                                          zip(pads, reaches * 2, strict=True)])
+    parts = _channel_parts(w_shape[1], columns_bytes) if group == 1 else 1
+    pieces = (w,) if parts == 1 else g.multi(
+        "Split", [w, g.constant([w_shape[1] // parts] * parts)], parts, axis=1)
+    made = [g.op("ConvTranspose", dy, piece, strides=strides, dilations=dilations, pads=pads,
+                 group=group, output_padding=extra if any(extra) else None) for piece in pieces]
+    return made[0] if parts == 1 else g.op("Concat", *made, axis=1)
+
+
+def _flipped(b: Backward, w: ir.Value, dilations: list[int], pads: list[int]) -> ir.Value:
+    """dX of a convolution of stride 1: the convolution of dY with the kernel turned around.
+
+    It reads patches a tile at a time, where ConvTranspose makes all columns of an image first.
+    """
+    g = b.g
+    axes = list(range(2, len(b.shape(1))))
+    turned = g.op("Slice", g.op("Transpose", w, perm=[1, 0, *axes]), g.constant([-1] * len(axes)),
+                  g.constant([-n - 1 for n in b.shape(1)[2:]]), g.constant(axes),
+                  g.constant([-1] * len(axes)))
+    return g.op("Conv", b.dy, turned, dilations=dilations, pads=pads)
+
+
+def _channel_parts(channels: int, columns_bytes: int) -> int:
+    """Into how many parts the result's channels go, so that columns of each are small."""
+    parts = 1
+    while channels % (2 * parts) == 0 and columns_bytes // parts > MOST_COLUMNS_BYTES:
+        parts *= 2
+    return parts
 
 
 def _kernel_gradient(b: Backward) -> ir.Value:

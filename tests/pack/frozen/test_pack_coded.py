@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from s2a_edge.pack import build, rehearse
+from s2a_edge.pack import rehearse, staged_files
 from s2a_edge.pack.build import pack_captured
 from s2a_edge.pack.frozen import decode_nodes
 from s2a_edge.pack.options import PackOptions
@@ -28,7 +28,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny ViT, its weights kept in different ways; the matrices are small, and coded here."""
     folder = tmp_path_factory.mktemp("bundles")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "_REPEAT", 1)
+        patch.setattr(staged_files, "_REPEAT", 1)
         patch.setattr(rehearse, "_smallest_arena", lambda graph, plan, *_: plan.arena_bytes)
         patch.setattr(decode_nodes, "_FEWEST_ELEMENTS", 256)
         for storage in ("fp32", "int8", "int4"):
