@@ -52,7 +52,7 @@ def with_gradient_error(evidence: Evidence, error: GradientError) -> Evidence:
 
 def packed_timeline(planned: PlanResult) -> bytes:
     """The buffers of a plan, as the bundle keeps them for drawings."""
-    buffers, nodes = planned.traffic.buffers, planned.traffic.nodes
+    buffers, nodes = planned.buffers, planned.traffic.nodes
     return pack_timeline(Timeline(
         "s2a-timeline", tuple(node.name for node in nodes), tuple(b.name for b in buffers),
         tuple(b.kind for b in buffers), tuple(b.size_bytes for b in buffers),

@@ -18,7 +18,9 @@ import onnx_ir as ir
 
 from s2a_edge.pack.plan.arena import round_up, smallest_arena_bytes
 from s2a_edge.pack.plan.buffers import record_traffic
+from s2a_edge.pack.plan.offsets import Interval, quick_size_bytes
 from s2a_edge.pack.plan.orders import Orders, Requests, fits_region, parents_of
+from s2a_edge.pack.plan.pool import plan_pool
 from s2a_edge.pack.plan.workspaces import Runtime
 
 # Arena over live bytes at which an order is good enough.
@@ -36,6 +38,9 @@ _STRETCHES = (16, 6, 2, 1)
 # An arena a little larger must work too (as in ``arena``, which takes more samples).
 _LARGER = (1.0, 1.005, 1.01, 1.015, 1.02)
 _ONE_REGION_BYTES = 2**31
+# Orders tried for a pool, and the smallest buffers that are laid out for each of them.
+_POOL_TRIES = 400
+_POOLED_SHARE = 1 / 100
 
 
 def search_order(model: ir.Model, runtime: Runtime, *, effort: int = _EFFORT_NODES,
@@ -67,6 +72,28 @@ def search_order(model: ir.Model, runtime: Runtime, *, effort: int = _EFFORT_NOD
         _rearrange(model, nodes)
 
 
+def search_pool_order(model: ir.Model, runtime: Runtime, *, tries: int = _POOL_TRIES) -> None:
+    """Reorders ``model`` in place if a pool for its larger values is found to shrink by that.
+
+    The most bytes alive at once do not grow. The result is the same in every run.
+
+    Args:
+        model: static shapes; its outputs are bound to other memory.
+        runtime: that will run it.
+        tries: orders that are tried; some milliseconds each.
+
+    Raises:
+        InternalError: if a shape or dtype is unknown.
+    """
+    nodes = list(model.graph)
+    search = _Search(nodes, model.graph.outputs, runtime, pooled=True)
+    before = plan_pool(model, runtime).total_bytes
+    if search.shrink_pool(tries):
+        _rearrange(model, [nodes[n] for n in search.order()])
+        if plan_pool(model, runtime).total_bytes >= before:
+            _rearrange(model, nodes)
+
+
 def _rearrange(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     model.graph.remove(nodes)
     model.graph.extend(nodes)
@@ -86,9 +113,9 @@ class _Search:
         region_bytes: an arena in which it works.
     """
 
-    def __init__(self, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value], runtime: Runtime,
-                 ) -> None:
-        self._orders = Orders(nodes, outputs, runtime)
+    def __init__(self, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value], runtime: Runtime, *,
+                 pooled: bool = False) -> None:
+        self._orders = Orders(nodes, outputs, runtime, pooled=pooled)
         self._units = _units(nodes)
         self._parents, self._children = _links(self._units, parents_of(nodes))
         self._best = list(range(len(self._units)))
@@ -97,7 +124,7 @@ class _Search:
         self.peak_bytes = self.first.peak_bytes
         self._step_bytes = max(round_up(int(_STEP * self.peak_bytes)), round_up(1))
         self.region_bytes = round_up(int(self.peak_bytes * (1 + _STEP)))
-        while not _holds(self.first, self.region_bytes):
+        while not (pooled or _holds(self.first, self.region_bytes)):
             self.region_bytes += self._step_bytes
 
     def order(self) -> list[int]:
@@ -120,6 +147,18 @@ class _Search:
             self._best, self.peak_bytes, self.region_bytes = order, requests.peak_bytes, smaller
             found = True
         return found
+
+    def shrink_pool(self, tries: int) -> bool:
+        """Whether one of so many orders has a smaller pool than the first."""
+        least = _pool_bytes(self.first)
+        first = least
+        for _ in range(tries):
+            order = self._shuffled()
+            requests = self._requests(order)
+            if requests.peak_bytes <= self.peak_bytes and (size := _pool_bytes(requests)) <= least:
+                # An equal one may lead to a better one.
+                self._best, self.peak_bytes, least = order, requests.peak_bytes, size
+        return least < first
 
     def _requests(self, order: Sequence[int]) -> Requests:
         return self._orders.requests(n for unit in order for n in self._units[unit])
@@ -145,6 +184,25 @@ class _Search:
                     if not missing[child]:
                         heapq.heappush(ready, (wish[child], child))
         return [*best[:start], *placed, *best[start + length:]]
+
+
+def _pool_bytes(requests: Requests) -> int:
+    """The memory of a quick layout of all larger buffers."""
+    sizes: dict[int, int] = {}
+    starts: dict[int, int] = {}
+    intervals = []
+    least = int(_POOLED_SHARE * requests.peak_bytes)
+    at = 0
+    for number, (buffer, size) in enumerate(requests.items):
+        while number >= requests.ends[at]:
+            at += 1
+        if size >= least:
+            starts[buffer], sizes[buffer] = at, size
+        elif not size and buffer in starts:
+            intervals.append(Interval(starts.pop(buffer), at + 1, sizes[buffer]))
+    last = len(requests.ends)
+    intervals += [Interval(start, last, sizes[buffer]) for buffer, start in starts.items()]
+    return quick_size_bytes(intervals)
 
 
 def _holds(requests: Requests, region_bytes: int) -> bool:
@@ -185,4 +243,4 @@ def _links(units: Sequence[Sequence[int]], parents: Sequence[set[int]],
     return above, below
 
 
-__all__ = ["GOOD_RATIO", "search_order"]
+__all__ = ["GOOD_RATIO", "search_order", "search_pool_order"]

@@ -46,7 +46,8 @@ class MemoryPlan:
     Attributes:
         liveness_peak_bytes: the most bytes alive at once in the planned order.
         lower_bound_bytes: no order and no allocator can need less than this.
-        arena_bytes: the limit to give the runtime's arena (``max_mem``).
+        arena_bytes: what values and kernels need: the limit to give the runtime's arena
+            (``max_mem``), and the pool.
         peak_node: name of the node at which the peak is reached.
         at_peak: bytes alive there by kind.
         saved_bytes: all saved values together, as stored.
@@ -55,6 +56,8 @@ class MemoryPlan:
             ``THREAD_BYTES`` more.
         whole_image_arena_bytes: ``arena_bytes`` for :data:`WHOLE_IMAGE_VERSIONS`.
         whole_image_thread_bytes: what each thread more may take there.
+        pool_bytes: the part of ``arena_bytes`` in which values have planned places (see
+            :mod:`s2a_edge.spec.pool_ports`); the runtime's arena gets the rest. 0: no pool.
     """
 
     liveness_peak_bytes: ByteCount
@@ -67,11 +70,12 @@ class MemoryPlan:
     threads: Annotated[int, Span(1, 4096)]
     whole_image_arena_bytes: ByteCount
     whole_image_thread_bytes: ByteCount
+    pool_bytes: ByteCount = 0
 
     def arena_limit_bytes(
         self, threads: int | None = None, onnxruntime: tuple[int, int] | None = None
     ) -> int:
-        """The arena limit for so many threads and this version of onnxruntime (CPU).
+        """``arena_bytes`` for so many threads and this version of onnxruntime (CPU).
 
         Args:
             threads: of one operator; None: as planned.

@@ -1,7 +1,7 @@
 """Who is alive when: the planned buffers of a training step, kept in the bundle for drawings.
 
-The file is gzipped JSON, columns of equal length for the buffers of the arena, in the order in
-which they are allocated, and the names of the nodes in the order in which they run. A buffer is
+The file is gzipped JSON, columns of equal length for the buffers of arena and pool, in the order in
+which they begin to live, and the names of the nodes in the order in which they run. A buffer is
 alive in the nodes [start, end).
 """
 

@@ -74,15 +74,20 @@ def _max_pool_forward(f: Forward) -> tuple[ir.Value, ...]:
     out = shape_of(y)[2:]
     axes = g.constant(list(range(2, 2 + len(out))))
     steps = g.constant(window.strides)
-    # From the last offset to the first, so that ties go to the first, as PyTorch's do.
-    index: ir.Value | None = None
-    for number, offset in reversed(list(enumerate(window.offsets()))):
+    # Of the offsets that hold the maximum the first, as PyTorch has it: it is the furthest from the
+    # last. (Where would broadcast both of its branches first, in memory of its own.)
+    offsets = window.offsets()
+    last = len(offsets) - 1
+    furthest: ir.Value | None = None
+    for number, offset in enumerate(offsets[:-1]):
         stops = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, window.strides, strict=True)]
         shifted = g.op("Slice", padded, g.constant(list(offset)), g.constant(stops), axes, steps)
-        here = scalar(g, number, x)
-        # Whatever matches no earlier offset must be at the last one.
-        index = g.op("Where", g.op("Equal", shifted, y), here, here if index is None else index)
-    assert index is not None
+        hit = g.op("Cast", g.op("Equal", shifted, y), to=int(dtype_of(x)))
+        distance = g.op("Mul", hit, scalar(g, last - number, x))
+        furthest = distance if furthest is None else g.op("Max", furthest, distance)
+    # Whatever matches no earlier offset must be at the last one.
+    index = g.op("Mul", y, scalar(g, 0, y)) if furthest is None \
+        else g.op("Sub", scalar(g, last, x), furthest)
     f.save("index", index, f"index:{math.prod(window.kernel)}")
     return outputs
 

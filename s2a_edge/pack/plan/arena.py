@@ -10,10 +10,12 @@ arena can get therefore depends on the order of requests, and has to be tried ou
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from s2a_edge.pack.plan.buffers import Traffic
+import numpy as np
+
+from s2a_edge.pack.plan.buffers import Buffer, Traffic
 
 QUANTUM_BYTES = 256
 # ``max_dead_bytes_per_chunk`` of our sessions: what a request may waste instead of a split.
@@ -42,6 +44,16 @@ class _Chunk:
 def round_up(size_bytes: int) -> int:
     """The bytes of a chunk that the arena makes for a request."""
     return -(-size_bytes // QUANTUM_BYTES) * QUANTUM_BYTES
+
+
+def rounded_peak_bytes(buffers: Sequence[Buffer], node_count: int) -> int:
+    """The most bytes alive at once in the arena's granules: no arena can be smaller."""
+    change = np.zeros(node_count + 1, np.int64)
+    for buffer in buffers:
+        if buffer.start < buffer.end:
+            change[buffer.start] += round_up(buffer.size_bytes)
+            change[buffer.end] -= round_up(buffer.size_bytes)
+    return int(np.cumsum(change).max(initial=0))
 
 
 class Arena:

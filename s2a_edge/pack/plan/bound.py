@@ -9,13 +9,20 @@ descendants; those bytes, and what the node itself writes and takes as workspace
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import nbytes_of
-from s2a_edge.pack.plan.kernel_memory import alias_source, in_place_source, present_outputs
+from s2a_edge.pack.plan.kernel_memory import (
+    alias_source,
+    in_place_source,
+    overwritable,
+    present_outputs,
+)
 from s2a_edge.pack.plan.min_cut import UNLIMITED, FlowNetwork
+from s2a_edge.pack.plan.pool import pooled_values
 from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 
 # Cuts are computed for this many nodes; the bound is the largest of them.
@@ -49,8 +56,11 @@ def lower_bound_bytes(model: ir.Model, *, bound_outputs: bool, runtime: Runtime)
     nodes = list(model.graph)
     if not nodes:
         return 0
-    values = _buffers(nodes, set(model.graph.outputs) if bound_outputs else set())
-    own = [_own_bytes(node, values, runtime) for node in nodes]
+    # What lies in the pool is bound, but takes memory as it would anywhere.
+    pooled = pooled_values(model)
+    bound = set(model.graph.outputs) - set(pooled) if bound_outputs else set()
+    values = _buffers(nodes, bound)
+    own = [_own_bytes(node, values, runtime, pooled) for node in nodes]
     order = _order(nodes)
     buffers = list(values.values())
     operands = [0] * len(nodes)
@@ -83,11 +93,13 @@ def _buffers(nodes: list[ir.Node], external: set[ir.Value]) -> dict[ir.Value, _B
             for value, at in producer.items()}
 
 
-def _own_bytes(node: ir.Node, buffers: dict[ir.Value, _Buffer], runtime: Runtime) -> int:
+def _own_bytes(node: ir.Node, buffers: dict[ir.Value, _Buffer], runtime: Runtime,
+               pooled: Container[ir.Value]) -> int:
     """Results and workspaces of a node; a result that may be written over an operand is free."""
     workspaces = workspaces_of(node, runtime)
     results = sum(buffers[value].size_bytes for value in present_outputs(node)
-                  if value in buffers and in_place_source(node) is None)
+                  if value in buffers and in_place_source(node) is None
+                  and not (value in pooled and overwritable(node)))
     return sum(workspaces.before_bytes) + sum(workspaces.after_bytes) + results
 
 

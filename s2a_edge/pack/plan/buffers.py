@@ -9,6 +9,7 @@ output that nobody reads stays until the run ends: the runtime has no step that 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -83,8 +84,17 @@ class _Open:
 
 
 @dataclass
-class _Recorder:
-    """Walks the nodes once; ``home`` maps a value to its buffer, if that is in the arena."""
+class Recorder:
+    """Walks the nodes once.
+
+    Attributes:
+        reads: how often each value is read.
+        outputs: of the graph.
+        bound_outputs: the caller provides their memory.
+        node_count: nodes of the graph.
+        buffers: found until now.
+        home: value -> index of its buffer, if that is in the arena.
+    """
 
     reads: Counter[ir.Value]
     outputs: set[ir.Value]
@@ -94,6 +104,7 @@ class _Recorder:
     home: dict[ir.Value, int] = field(default_factory=dict)
 
     def take(self, name: str, size_bytes: int, kind: MemoryKind, at: int, readers: int) -> int:
+        """Opens a buffer; returns its index."""
         self.buffers.append(_Open(name, size_bytes, {kind}, at, readers, self.node_count))
         return len(self.buffers) - 1
 
@@ -106,17 +117,21 @@ class _Recorder:
             if view in self.home:
                 self.share(value, self.home[view])
             return None
-        elif (source := in_place_source(node)) in self.home:
-            index = self.home[source]
-            if self.buffers[index].readers == 1:
-                self.share(value, index)
-                return None
+        elif (taken := self.taken_over(node)) is not None:
+            self.share(value, taken)
+            return None
         index = self.take(value.name or "", nbytes_of(value), kind_of(value), at,
                           self.reads[value])
         self.home[value] = index
         return index
 
+    def taken_over(self, node: ir.Node) -> int | None:
+        """The buffer of an operand that the only result of ``node`` is written over."""
+        index = self.home.get(source) if (source := in_place_source(node)) is not None else None
+        return index if index is not None and self.buffers[index].readers == 1 else None
+
     def share(self, value: ir.Value, index: int) -> None:
+        """Lets a value lie in a buffer that is there."""
         self.home[value] = index
         self.buffers[index].readers += self.reads[value]
         self.buffers[index].kinds.add(kind_of(value))
@@ -135,13 +150,18 @@ class _Recorder:
                 released.append(index)
         return released
 
+    def closed(self) -> tuple[Buffer, ...]:
+        """All buffers, in the order in which they were allocated."""
+        return tuple(map(_close, self.buffers))
+
 
 def kind_of(value: ir.Value) -> MemoryKind:
     """What a value is for, as its producer marked it; working memory if nobody did."""
     return MemoryKind(value.metadata_props.get(KIND_KEY, MemoryKind.WORKING.value))
 
 
-def record_traffic(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Traffic:
+def record_traffic(model: ir.Model, *, bound_outputs: bool, runtime: Runtime,
+                   bound: Iterable[ir.Value] = ()) -> Traffic:
     """The allocations and releases of one run of ``model``, nodes in the order they have.
 
     Args:
@@ -149,21 +169,22 @@ def record_traffic(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) ->
         bound_outputs: the caller provides the memory of graph outputs; else they are allocated
             and stay.
         runtime: whose kernels take workspaces.
+        bound: values to be treated as bound outputs too.
 
     Raises:
         InternalError: if a shape or dtype is unknown.
     """
     nodes = list(model.graph)
     reads = Counter(v for node in nodes for v in node.inputs if v is not None)
-    outputs = set(model.graph.outputs)
+    outputs = {*model.graph.outputs, *bound}
     for value in outputs:
         reads[value] += 1  # the caller reads it when the run is over
-    recorder = _Recorder(reads, outputs, bound_outputs, len(nodes))
+    recorder = Recorder(reads, outputs, bound_outputs, len(nodes))
     traffic = tuple(_run(recorder, node, at, runtime) for at, node in enumerate(nodes))
-    return Traffic(tuple(map(_close, recorder.buffers)), traffic, counted_initializer_bytes(model))
+    return Traffic(recorder.closed(), traffic, counted_initializer_bytes(model))
 
 
-def _run(recorder: _Recorder, node: ir.Node, at: int, runtime: Runtime) -> NodeTraffic:
+def _run(recorder: Recorder, node: ir.Node, at: int, runtime: Runtime) -> NodeTraffic:
     workspaces = workspaces_of(node, runtime)
     before = [_workspace(recorder, node, at, size) for size in workspaces.before_bytes]
     placed = [recorder.place(node, value, at) for value in present_outputs(node)]
@@ -173,7 +194,7 @@ def _run(recorder: _Recorder, node: ir.Node, at: int, runtime: Runtime) -> NodeT
                        tuple([*before, *after, *recorder.read(node, at)]))
 
 
-def _workspace(recorder: _Recorder, node: ir.Node, at: int, size_bytes: int) -> int:
+def _workspace(recorder: Recorder, node: ir.Node, at: int, size_bytes: int) -> int:
     index = recorder.take(f"{node.name} workspace", size_bytes, MemoryKind.WORKING, at, 0)
     recorder.buffers[index].end = at + 1
     return index

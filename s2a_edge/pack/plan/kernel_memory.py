@@ -24,6 +24,12 @@ _IN_PLACE = frozenset({
     "ThresholdedRelu",
 })  # fmt: skip
 
+# These read each element before they write it, so a result may lie where an operand of its shape
+# does. The runtime never does that itself; it has to be bound there (``pool``).
+_ELEMENTWISE = frozenset({
+    "Abs", "Add", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub",
+})  # fmt: skip
+
 # Inline initializers up to this size are copied by the session and counted against the arena's
 # limit, byte for byte; larger ones and external data are not (from onnxruntime 1.23 on).
 _COUNTED_INITIALIZER_BYTES = 127
@@ -45,6 +51,18 @@ def in_place_source(node: ir.Node) -> ir.Value | None:
         return None
     before, after = dtype_of(source), dtype_of(result)
     return source if before == after or before.bitwidth == after.bitwidth >= 8 else None
+
+
+def overwritable(node: ir.Node) -> tuple[ir.Value, ...]:
+    """Operands over which the only output of ``node`` may be written, where both are bound."""
+    source = in_place_source(node)
+    if source is not None:
+        return (source,)
+    if node.domain != "" or node.op_type not in _ELEMENTWISE or len(node.inputs) > 2:
+        return ()
+    result = node.outputs[0]
+    return tuple(x for x in dict.fromkeys(node.inputs) if x is not None
+                 and shape_of(x) == shape_of(result) and dtype_of(x) == dtype_of(result))
 
 
 def present_outputs(node: ir.Node) -> Iterator[ir.Value]:

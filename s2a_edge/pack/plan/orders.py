@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import nbytes_of
 from s2a_edge.pack.plan.arena import DEAD_BYTES, round_up
-from s2a_edge.pack.plan.kernel_memory import alias_source, in_place_source, present_outputs
+from s2a_edge.pack.plan.kernel_memory import (
+    alias_source,
+    in_place_source,
+    overwritable,
+    present_outputs,
+)
 from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 
 Request = tuple[int, int]
@@ -40,10 +45,10 @@ class Requests:
 
 @dataclass(frozen=True)
 class _Output:
-    """A result: where it goes if ``source``'s buffer cannot be taken, and whether it must be."""
+    """A result, the operands one of whose buffers it takes over if it can, or must as a view."""
 
     value: int
-    source: int
+    sources: tuple[int, ...]
     view: bool
 
 
@@ -54,13 +59,15 @@ class Orders:
         nodes: in a valid order.
         outputs: of the graph.
         runtime: whose kernels take workspaces.
+        pooled: values will lie in a pool, where elementwise results go over their operands.
 
     Raises:
         InternalError: if a shape or dtype is unknown.
     """
 
-    def __init__(self, nodes: Sequence[ir.Node], outputs: Iterable[ir.Value], runtime: Runtime,
-                 ) -> None:
+    def __init__(self, nodes: Sequence[ir.Node], outputs: Iterable[ir.Value], runtime: Runtime, *,
+                 pooled: bool = False) -> None:
+        self._pooled = pooled
         self._bound = set(outputs)
         self._numbers: dict[ir.Value, int] = {}
         self._sizes: list[int] = []
@@ -82,11 +89,13 @@ class Orders:
 
     def _output(self, node: ir.Node, value: ir.Value) -> _Output:
         view = alias_source(node)
-        source = view if view is not None else in_place_source(node)
-        number = -1 if source is None else self._numbers.get(source, -1)
+        sources: tuple[ir.Value | None, ...] = (view,)
+        if view is None:
+            sources = overwritable(node) if self._pooled else (in_place_source(node),)
+        numbers = tuple(self._numbers[s] for s in sources if s in self._numbers)
         self._numbers[value] = len(self._sizes)
         self._sizes.append(round_up(nbytes_of(value)))
-        return _Output(self._numbers[value], number, view is not None)
+        return _Output(self._numbers[value], numbers, view is not None)
 
     def requests(self, order: Iterable[int]) -> Requests:
         """The traffic of the nodes in ``order``, given by their numbers."""
@@ -99,8 +108,9 @@ class Orders:
         for node in order:
             fresh = [*((s, 0, -1) for s in self._before[node])]
             for out in self._results[node]:
-                reads, taken = self._reads[out.value], home.get(out.source)
-                if taken is not None and (out.view or left[taken] == 1):
+                reads = self._reads[out.value]
+                taken = self._taken(out, self._operands[node], home, left)
+                if taken is not None:
                     home[out.value] = taken
                     left[taken] += reads
                 elif not out.view:
@@ -130,6 +140,18 @@ class Orders:
                     live -= sizes[buffer]
             ends.append(len(items))
         return Requests(items, ends, peak)
+
+    def _taken(self, out: _Output, operands: Sequence[int], home: Mapping[int, int],
+               left: Sequence[int]) -> int | None:
+        """The buffer of an operand that ``out`` is to lie in."""
+        for source in out.sources:
+            buffer = home.get(source)
+            if buffer is None:
+                continue
+            reads = sum(home.get(x) == buffer for x in operands) if self._pooled else 1
+            if out.view or left[buffer] == reads:
+                return buffer
+        return None
 
 
 def fits_region(items: Iterable[Request], region_bytes: int) -> bool:

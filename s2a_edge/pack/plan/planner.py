@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from s2a_edge.pack.plan.arena import round_up, smallest_arena_bytes
+from s2a_edge.pack.graph import nbytes_of
+from s2a_edge.pack.plan.arena import round_up, rounded_peak_bytes, smallest_arena_bytes
 from s2a_edge.pack.plan.bound import lower_bound_bytes
 from s2a_edge.pack.plan.buffers import Buffer, Traffic, record_traffic
-from s2a_edge.pack.plan.liveness import LiveBytes, alive_at, live_bytes, peak_node
+from s2a_edge.pack.plan.liveness import alive_at, live_bytes, peak_node
+from s2a_edge.pack.plan.pool import plan_pool, pooled_buffers, pooled_values
 from s2a_edge.pack.plan.rewrites import require_executed_as_written
 from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 from s2a_edge.spec.memory_plan import (
@@ -47,7 +49,8 @@ class PlanResult:
         plan: what goes into the manifest.
         timeline: one entry per node, in the order of execution.
         largest_at_peak: the buffers alive at the peak, the largest first.
-        traffic: every allocation and release, for the simulator and for tools.
+        traffic: every allocation and release in the arena, for the simulator and for tools.
+        pooled: buffers with a place in the pool.
         bound_outputs: graph outputs live in memory of the caller.
         runtime: the onnxruntime that the plan is for.
     """
@@ -56,8 +59,14 @@ class PlanResult:
     timeline: tuple[Moment, ...]
     largest_at_peak: tuple[Buffer, ...]
     traffic: Traffic
+    pooled: tuple[Buffer, ...]
     bound_outputs: bool
     runtime: Runtime
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """All of them, in the order in which they begin to live."""
+        return tuple(sorted((*self.traffic.buffers, *self.pooled), key=lambda b: b.start))
 
 
 @dataclass(frozen=True)
@@ -69,21 +78,39 @@ class ArenaPlan:
         least_bytes: what is alive at once; no order that keeps this peak needs a smaller arena.
         saved_bytes: as there.
         node_count: as there.
+        pool_bytes: as there.
     """
 
     arena_bytes: int
     least_bytes: int
     saved_bytes: int
     node_count: int
+    pool_bytes: int = 0
 
 
-def plan_arena(model: ir.Model, *, threads: int) -> ArenaPlan:
-    """The arena that ``model`` needs; what :func:`make_plan` says of it, several times faster."""
-    traffic = record_traffic(model, bound_outputs=True, runtime=Runtime(threads, (1, 32)))
-    saved_bytes = sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED)
-    least_bytes = _rounded_peak_bytes(traffic)
-    return ArenaPlan(smallest_arena_bytes(traffic, least_bytes), least_bytes, saved_bytes,
-                     len(traffic.nodes))
+def plan_arena(model: ir.Model, *, threads: int, pool: bool = False) -> ArenaPlan:
+    """The arena that ``model`` needs; what :func:`make_plan` says of it, several times faster.
+
+    With ``pool``, that of the same model after :func:`s2a_edge.pack.plan.pool.use_pool`.
+    """
+    runtime = Runtime(threads, (1, 32))
+    if pool and not pooled_values(model):
+        layout = plan_pool(model, runtime)
+        bound = {value for one in layout.buffers for value in one.values}
+        pooled = tuple(one.buffer for one in layout.buffers)
+        pool_bytes = layout.size_bytes
+    else:
+        bound, pooled, pool_bytes = set(), pooled_buffers(model), pool_size_bytes(model)
+    traffic = record_traffic(model, bound_outputs=True, runtime=runtime, bound=bound)
+    buffers, count = (*traffic.buffers, *pooled), len(traffic.nodes)
+    return ArenaPlan(pool_bytes + _arena_bytes(traffic), rounded_peak_bytes(buffers, count),
+                     _saved_bytes(buffers), count, pool_bytes)
+
+
+def pool_size_bytes(model: ir.Model) -> int:
+    """Where the last value in the pool of ``model`` ends; 0 without a pool."""
+    return max((offset + nbytes_of(value) for value, offset in pooled_values(model).items()),
+               default=0)
 
 
 def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> PlanResult:
@@ -96,14 +123,15 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Plan
     for node in model.graph:
         require_executed_as_written(node)
     traffic = record_traffic(model, bound_outputs=bound_outputs, runtime=runtime)
-    live = live_bytes(traffic.buffers, len(traffic.nodes))
+    pooled, pool_bytes = pooled_buffers(model), pool_size_bytes(model)
+    buffers, count = (*traffic.buffers, *pooled), len(traffic.nodes)
+    live = live_bytes(buffers, count)
     live[MemoryKind.CONSTANTS] += traffic.counted_bytes
     peak = peak_node(live)
     timeline = tuple(
         Moment(node.name, node.op_type, {k: int(array[at]) for k, array in live.items()})
         for at, node in enumerate(traffic.nodes))
-    alive = alive_at(traffic.buffers, peak)
-    arena_bytes = smallest_arena_bytes(traffic, _rounded_peak_bytes(traffic))
+    arena_bytes = pool_bytes + _arena_bytes(traffic)
     whole_image = Runtime(runtime.threads, WHOLE_IMAGE_VERSIONS[-1])
     their_traffic = record_traffic(model, bound_outputs=bound_outputs, runtime=whole_image)
     plan = MemoryPlan(
@@ -113,14 +141,24 @@ def make_plan(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Plan
         arena_bytes=arena_bytes,
         peak_node=timeline[peak].name if timeline else "",
         at_peak=dict(timeline[peak].live_bytes) if timeline else {},
-        saved_bytes=sum(b.size_bytes for b in traffic.buffers if b.kind is MemoryKind.SAVED),
+        saved_bytes=_saved_bytes(buffers),
         node_count=len(timeline),
         threads=runtime.threads,
-        whole_image_arena_bytes=arena_bytes if their_traffic == traffic else smallest_arena_bytes(
-            their_traffic, _rounded_peak_bytes(their_traffic)),
+        whole_image_arena_bytes=arena_bytes if their_traffic == traffic
+        else pool_bytes + _arena_bytes(their_traffic),
         whole_image_thread_bytes=_whole_image_thread_bytes(model),
+        pool_bytes=pool_bytes,
     )
-    return PlanResult(plan, timeline, tuple(alive), traffic, bound_outputs, runtime)
+    return PlanResult(plan, timeline, tuple(alive_at(buffers, peak)), traffic, pooled,
+                      bound_outputs, runtime)
+
+
+def _arena_bytes(traffic: Traffic) -> int:
+    return smallest_arena_bytes(traffic, rounded_peak_bytes(traffic.buffers, len(traffic.nodes)))
+
+
+def _saved_bytes(buffers: Iterable[Buffer]) -> int:
+    return sum(b.size_bytes for b in buffers if b.kind is MemoryKind.SAVED)
 
 
 def _whole_image_thread_bytes(model: ir.Model) -> int:
@@ -129,11 +167,3 @@ def _whole_image_thread_bytes(model: ir.Model) -> int:
     sizes = [round_up(sum(workspaces_of(node, one_thread).after_bytes))
              for node in model.graph if node.op_type == "Conv"]
     return max([THREAD_BYTES, *sizes])
-
-
-def _rounded_peak_bytes(traffic: Traffic) -> int:
-    """The liveness peak in the arena's granules: no arena can be smaller."""
-    rounded = [Buffer(b.name, round_up(b.size_bytes), b.kind, b.start, b.end)
-               for b in traffic.buffers]
-    live: LiveBytes = live_bytes(rounded, len(traffic.nodes))
-    return int(np.sum(list(live.values()), axis=0).max(initial=0))

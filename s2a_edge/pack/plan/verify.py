@@ -17,14 +17,25 @@ from s2a_edge.pack.plan import kernel_memory
 from s2a_edge.pack.plan.planner import PlanResult
 from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 from s2a_edge.spec.errors import InternalError
+from s2a_edge.spec.pool_ports import pool_offset
 
 
 @dataclass(eq=False)
 class _Memory:
-    """One piece of arena memory; ``references`` are reads to come, by any value that shares it."""
+    """One piece of memory; ``references`` are reads to come, by any value that shares it.
+
+    ``place`` is its offset in the pool, None in the arena.
+    """
 
     size_bytes: int
     references: int
+    place: int | None = None
+
+    def meets(self, other: _Memory) -> bool:
+        """Whether both have bytes of the pool in common."""
+        return (self.place is not None and other.place is not None
+                and self.place < other.place + other.size_bytes
+                and other.place < self.place + self.size_bytes)
 
 
 def verify_plan(model: ir.Model, result: PlanResult) -> None:
@@ -44,6 +55,8 @@ def verify_plan(model: ir.Model, result: PlanResult) -> None:
         _differ("liveness_peak_bytes", str(peak), str(plan.liveness_peak_bytes))
     if sum(plan.at_peak.values()) != peak:
         _differ("at_peak", f"a sum of {peak}", str(plan.at_peak))
+    if plan.pool_bytes > plan.arena_bytes:
+        _differ("pool_bytes", f"a part of {plan.arena_bytes}", str(plan.pool_bytes))
     if not plan.lower_bound_bytes <= peak <= plan.arena_bytes:
         _differ("arena_bytes", f"lower bound ≤ peak {peak} ≤ arena",
                 f"{plan.lower_bound_bytes}, {plan.arena_bytes}")
@@ -70,8 +83,14 @@ def _replay(model: ir.Model, *, bound_outputs: bool, runtime: Runtime) -> Iterat
     for node in model.graph:
         for value in kernel_memory.present_outputs(node):
             count = remaining.get(value, 0) + (value in kept)
-            home = None if value in kept and bound_outputs else _home(node, value, memory, count,
-                                                                      value in kept)
+            home: _Memory | None
+            place = pool_offset(value.name or "") if value in kept else None
+            if place is not None:
+                home = placed = _place(node, value, memory, remaining.get(value, 0), place)
+                _require_free(node, placed, alive)
+            else:
+                home = None if value in kept and bound_outputs else _home(
+                    node, value, memory, count, value in kept)
             memory[value] = home
             if home is not None:
                 alive.add(home)
@@ -102,3 +121,26 @@ def _home(node: ir.Node, value: ir.Value, memory: dict[ir.Value, _Memory | None]
             taken.references += count
             return taken
     return _Memory(nbytes_of(value), count)
+
+
+def _place(node: ir.Node, value: ir.Value, memory: dict[ir.Value, _Memory | None], count: int,
+           place: int) -> _Memory:
+    """The memory of a value in the pool: an operand's, if it lies there and dies here."""
+    for source in kernel_memory.overwritable(node):
+        taken = memory.get(source)
+        reads = sum(taken is memory.get(x) for x in node.inputs if x is not None)
+        if taken is not None and taken.place == place and taken.references == reads:
+            taken.references += count
+            return taken
+    return _Memory(nbytes_of(value), count, place)
+
+
+def _require_free(node: ir.Node, home: _Memory, alive: set[_Memory]) -> None:
+    """Nothing that is still read may lie where ``home`` does.
+
+    Raises:
+        InternalError: if it does.
+    """
+    if home not in alive and any(home.meets(other) for other in alive):
+        _differ(f"node {node.name}", "a free place in the pool",
+                f"{home.size_bytes} bytes at {home.place}, which others use")
