@@ -107,7 +107,8 @@ def rehearse_step(folder: Path, manifest: Manifest, facts: BoardFacts) -> float:
         request = {
             "graph": str(folder / graph.file),
             "inputs": {"random": 0},
-            "arena_bytes": limit_bytes if provider == "cpu" else None,
+            "arena_bytes": limit_bytes - graph.plan.pool_bytes if provider == "cpu" else None,
+            "pool_bytes": graph.plan.pool_bytes,
             "provider": provider,
             "threads": None,
             "repeat": 1,

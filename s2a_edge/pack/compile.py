@@ -33,10 +33,12 @@ from s2a_edge.pack.network import (
 )
 from s2a_edge.pack.optimizer import optimizer_model
 from s2a_edge.pack.options import PackOptions
+from s2a_edge.pack.plan.pool import pooled_values
 from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.slice_products import read_transposed, slice_products
 from s2a_edge.pack.training_steps import (
     fixed_policy,
+    give_pool,
     native_form,
     put_in_order,
     training_steps,
@@ -173,6 +175,9 @@ def compile_backbone(captured: Captured, options: PackOptions,
     layout = state_layout((t.name, t.initial.size, t.decay) for t in adapted.trainables)
     optimizer = optimizer_model(layout.chunk_elements, options.optimizer)
     check_emitted(optimizer)
+    if pooled_values(steps[largest].model):
+        for model in (evaluation, optimizer):
+            give_pool(model, options)
     return Compiled(backbone, adapted, steps, references, largest, evaluation,
                     inference, optimizer, samples, allocated, micro, coder, uncoded)
 

@@ -71,6 +71,8 @@ class PackOptions:
         front: ``auto``: the wide front of a network runs in parts of the micro-batch where that
             saves memory; ``whole``: never, for comparison.
         order: ``searched`` for a small arena, or ``naive``: as emitted, for comparison.
+        places: ``auto``: larger values have planned places in a pool where that saves memory, or
+            ``arena``: the runtime places everything. A pool takes a searched order.
         native: also make each training step with kernels in C, where this host can compile them.
         auto: search micro-batch, bits, attention, storage of frozen weights and blocks: the fastest
             step within ``budget_bytes``. None: everything as said.
@@ -110,6 +112,7 @@ class PackOptions:
     calibration_samples: int = 16
     front: Literal["auto", "whole"] = "auto"
     order: Literal["searched", "naive"] = "searched"
+    places: Literal["auto", "arena"] = "auto"
     native: bool = True
     auto: SearchOptions | None = None
 

@@ -52,18 +52,31 @@ class Rehearsed:
     node_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, threads: int | None = None,
-              repeat: int = 1, outputs: Path | None = None, kernels: Path | None = None,
-              profile: Path | None = None) -> Rehearsed:
+def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, pool_bytes: int | None = None,
+              threads: int | None = None, repeat: int = 1, outputs: Path | None = None,
+              kernels: Path | None = None, profile: Path | None = None) -> Rehearsed:
     """Runs ``graph`` in a subprocess of the board's runtime.
 
     With ``profile``, the start of a file name, each node is timed; its memory then is no evidence.
+
+    Args:
+        graph: weights lie beside it.
+        inputs: npz of all of its inputs.
+        arena_bytes: limit of arena and pool together; None: none.
+        pool_bytes: how much of it is the pool's.
+        threads: of one operator.
+        repeat: runs.
+        outputs: where to write the outputs of the last run.
+        kernels: library of kernels in C.
+        profile: start of a file name.
 
     Raises:
         StorageError: if the disk refuses the outputs.
         InternalError: if the subprocess breaks in another way than by its memory limit.
     """
-    request = {"graph": str(graph), "inputs": str(inputs), "arena_bytes": arena_bytes,
+    request = {"graph": str(graph), "inputs": str(inputs),
+               "arena_bytes": None if arena_bytes is None else arena_bytes - (pool_bytes or 0),
+               "pool_bytes": pool_bytes,
                "threads": threads, "repeat": repeat,
                "outputs": None if outputs is None else str(outputs),
                "kernels": None if kernels is None else str(kernels),
@@ -108,8 +121,9 @@ def rehearse(graph: Path, plan: MemoryPlan, inputs: Path, *, repeat: int,
     Raises:
         InternalError: if it does not run there: the plan is wrong and the pack has failed.
     """
-    run = run_graph(graph, inputs=inputs, arena_bytes=plan.arena_bytes, repeat=repeat,
-                    outputs=outputs, threads=threads, kernels=kernels)
+    run = run_graph(graph, inputs=inputs, arena_bytes=plan.arena_bytes,
+                    pool_bytes=plan.pool_bytes, repeat=repeat, outputs=outputs, threads=threads,
+                    kernels=kernels)
     if not run.ok:
         raise InternalError(where=f"rehearsal of {graph.name}",
                             expected=f"to run in the planned {plan.arena_bytes} bytes",
@@ -127,14 +141,15 @@ def _smallest_arena(graph: Path, plan: MemoryPlan, inputs: Path, threads: int | 
     """The smallest arena limit under which the graph is seen to run, by bisection.
 
     A plan is nearly always exact, so the first look is just below it: one failing run there ends
-    the search.
+    the search. The pool is what it is; only the runtime's arena shrinks.
     """
     resolution = max(int(_RESOLUTION * plan.arena_bytes), 4096)
     high = plan.arena_bytes
-    low, middle = int(high * (1 - _SEARCH_BELOW)), high - resolution
-    while high - low > resolution and middle > 0:
-        if run_graph(graph, inputs=inputs, arena_bytes=middle, threads=threads,
-                     kernels=kernels).ok:
+    low = max(int(high * (1 - _SEARCH_BELOW)), plan.pool_bytes)
+    middle = high - resolution
+    while high - low > resolution and middle > plan.pool_bytes:
+        if run_graph(graph, inputs=inputs, arena_bytes=middle, pool_bytes=plan.pool_bytes,
+                     threads=threads, kernels=kernels).ok:
             high = middle
         else:
             low = middle

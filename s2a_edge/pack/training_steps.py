@@ -20,8 +20,9 @@ from s2a_edge.pack.merge_views import merge_views
 from s2a_edge.pack.native_ops import NATIVE_DOMAIN
 from s2a_edge.pack.native_views import merge_native_views
 from s2a_edge.pack.options import PackOptions
-from s2a_edge.pack.order_search import search_order
+from s2a_edge.pack.order_search import search_order, search_pool_order
 from s2a_edge.pack.plan import PLANNED_VERSION, Runtime
+from s2a_edge.pack.plan.pool import pays, pooled_values, use_pool
 from s2a_edge.pack.precision import Policy, Precision
 from s2a_edge.pack.schedule import live_peak_bytes, schedule
 
@@ -33,6 +34,9 @@ def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, coder: Froze
              for batch, adapted in by_batch.items()}
     for step in steps.values():
         put_in_order(step.model, options)
+    if wants_pool(steps[max(steps)].model, options):
+        for step in steps.values():
+            give_pool(step.model, options)
     return steps
 
 
@@ -53,6 +57,8 @@ def native_form(adapted: Adapted, portable: StepGraph, policy: Policy, coder: Fr
     if not any(node.domain == NATIVE_DOMAIN for node in step.model.graph):
         return None
     put_in_order(step.model, options)
+    if pooled_values(portable.model):
+        give_pool(step.model, options)
     return step
 
 
@@ -85,6 +91,25 @@ def put_in_order(model: ir.Model, options: PackOptions) -> None:
         check_emitted(model)
 
 
+def wants_pool(model: ir.Model, options: PackOptions) -> bool:
+    """Whether the graphs of a bundle with this training step get a pool, all or none of them.
+
+    They share arena and pool. In half precision a float32 twin stands in for a graph where it
+    cannot run, and its places would be others.
+    """
+    if (options.places, options.order, options.precision) != ("auto", "searched", "fp32"):
+        return False
+    return pays(model, Runtime(usable_threads(options), PLANNED_VERSION))
+
+
+def give_pool(model: ir.Model, options: PackOptions) -> None:
+    """Gives the larger values of ``model``, in its final form, places in a pool."""
+    runtime = Runtime(usable_threads(options), PLANNED_VERSION)
+    search_pool_order(model, runtime)
+    use_pool(model, runtime)
+    check_emitted(model)
+
+
 def fixed_policy(options: PackOptions) -> Precision:
     """The policy of ``--bits N``; 4 bits where bits are chosen.
 
@@ -100,5 +125,5 @@ def usable_threads(options: PackOptions) -> int:
     return options.threads or len(os.sched_getaffinity(0))
 
 
-__all__ = ["fixed_policy", "native_form", "put_in_order", "training_steps", "unordered_step",
-           "usable_threads"]
+__all__ = ["fixed_policy", "give_pool", "native_form", "put_in_order", "training_steps",
+           "unordered_step", "usable_threads", "wants_pool"]

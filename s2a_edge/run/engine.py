@@ -21,6 +21,7 @@ from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
 from s2a_edge.run.huge_pages import advise_huge_pages
 from s2a_edge.run.inline_tensors import inline_tensors
 from s2a_edge.run.placement import FALLBACK_REFUSED, left_to_the_cpu, said_while
+from s2a_edge.run.pool import Pool
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error, run_error
 from s2a_edge.spec.errors import DeviceError, InternalError
 from s2a_edge.spec.manifest import Compat
@@ -47,6 +48,8 @@ class Engine:
     Args:
         arena_limit_bytes: most bytes the runtime's arena may hold; None: no limit. On CUDA it is
             the limit of each session's device memory.
+        pool_limit_bytes: most bytes of the values that graphs keep in a pool beside the arena
+            (:mod:`s2a_edge.run.pool`); None: no limit.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: threads of one operator; None: the cores this process may use.
         kernels: the library of ``s2a_edge.native``, for graphs that need it.
@@ -65,6 +68,7 @@ class Engine:
         self,
         *,
         arena_limit_bytes: int | None,
+        pool_limit_bytes: int | None = None,
         provider: Provider = "cpu",
         threads: int | None = None,
         weights: Mapping[str, Array] | None = None,
@@ -78,6 +82,7 @@ class Engine:
         self.provider: Provider = provider
         self.threads = usable_cores() if threads is None else threads
         self.control = RunControl()
+        self.pool = Pool(provider, pool_limit_bytes)
         self._weights = {
             name: ort.OrtValue.ortvalue_from_numpy(array)
             for name, array in (weights or {}).items()
@@ -134,7 +139,7 @@ class Engine:
                 got="onnxruntime fell back to the CPU",
                 todo="check that the installed onnxruntime-gpu fits this CUDA and cuDNN",
             )
-        return Graph(path.stem, session, self.control, kept=given)
+        return Graph(path.stem, session, self.control, self.pool, kept=given)
 
     def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
         """A zeroed tensor where the engine's graphs can use it in place."""

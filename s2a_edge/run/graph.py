@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from s2a_edge.run.device_tensor import DeviceTensor
+from s2a_edge.run.pool import Pool
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, TERMINATED, run_error
 from s2a_edge.spec.errors import BundleError, S2AError
+from s2a_edge.spec.pool_ports import pool_offset
 
 _DTYPES: dict[str, npt.DTypeLike] = {
     "tensor(float)": np.float32,
@@ -66,6 +69,11 @@ class Port:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 class Graph:
     """A session and the tensors bound to it.
@@ -74,18 +82,33 @@ class Graph:
         name: for messages, the file's stem.
         session: an ``onnxruntime.InferenceSession``.
         control: shared by all graphs of an engine; can end a run.
+        pool: shared by all graphs of an engine: where outputs with a planned place lie.
         kept: initializers that the session was given; it only points at their memory.
 
     Raises:
-        BundleError: a port has a dynamic shape or a type this runtime does not feed.
+        BundleError: a port has a dynamic shape or a type this runtime does not feed, or a place
+            that is not planned.
     """
 
     def __init__(
-        self, name: str, session: Any, control: RunControl, *, kept: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        session: Any,
+        control: RunControl,
+        pool: Pool,
+        *,
+        kept: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.inputs = {port.name: port for port in _ports(name, session.get_inputs())}
-        self.outputs = {port.name: port for port in _ports(name, session.get_outputs())}
+        outputs = _ports(name, session.get_outputs())
+        self.outputs = {port.name: port for port in outputs if pool_offset(port.name) is None}
+        """Outputs to be bound by the caller; those in the pool are not among them."""
+        self._placed = [port for port in outputs if port.name not in self.outputs]
+        self._pool = pool
+        self._pool_memory: object = None
+        for port in self._placed:
+            pool.reserve(name, pool_offset(port.name) or 0, port.size_bytes)
         self._session = session
         self._kept = kept
         self._control = control
@@ -122,6 +145,7 @@ class Graph:
         prepare, self._control.before_first_run = self._control.before_first_run, None
         if prepare is not None:
             prepare()
+        self._bind_placed()
         control = self._control
         options = control.whole_run_options if whole else control.run_options
         try:
@@ -130,6 +154,17 @@ class Graph:
             if self._control.reason is not None and TERMINATED in str(error):
                 raise self._control.reason from error
             raise run_error(error, self.name) from error
+
+    def _bind_placed(self) -> None:
+        """Binds outputs in the pool before the first run: by then its size is known."""
+        if not self._placed:
+            return
+        address, provider = self._pool.address(), self._pool.provider
+        for port in self._placed:
+            self._binding.bind_output(port.name, provider, 0, port.dtype, port.shape,
+                                      address + (pool_offset(port.name) or 0))
+        self._placed = []
+        self._pool_memory = self._pool.keep()
 
     def end_profile(self) -> Path:
         """Ends the profile of an engine that was asked for one; the file with it."""

@@ -46,6 +46,11 @@ def advise_huge_pages(allocate: Callable[[], None], *, least_bytes: int,
     return sum(_advise(start, stop) for start, stop in fresh if stop - start >= least_bytes)
 
 
+def advise_range(start: int, stop: int, *, enabled: Path = _ENABLED) -> int:
+    """Asks for huge pages between two addresses of a mapping; bytes for which the kernel agreed."""
+    return _advise(start, stop) if _on_request(enabled) else 0
+
+
 def _on_request(enabled: Path) -> bool:
     """Whether huge pages are given to those who ask (``always`` gives them anyway)."""
     try:
@@ -91,4 +96,4 @@ def _advise(start: int, stop: int) -> int:
     return 0 if refused else size_bytes
 
 
-__all__ = ["HUGE_PAGE_BYTES", "advise_huge_pages"]
+__all__ = ["HUGE_PAGE_BYTES", "advise_huge_pages", "advise_range"]

@@ -152,7 +152,8 @@ def arena_limit(bundle: Bundle, needed: Requirement, provider: Provider) -> int:
     # A CUDA session's copy of the weights lies in its arena.
     copied_bytes = 0 if provider == "cpu" else weights_bytes(bundle.manifest)
     constants_bytes = constants_in_arena_bytes(files, provider)
-    return needed.arena_bytes + constants_bytes + copied_bytes + SESSION_SLACK_BYTES
+    own_bytes = needed.arena_bytes - needed.pool_bytes
+    return own_bytes + constants_bytes + copied_bytes + SESSION_SLACK_BYTES
 
 
 def require_room_for_data(

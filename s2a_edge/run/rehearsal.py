@@ -8,6 +8,7 @@ Request::
     {"graph": PATH,                    weights.bin lies beside it
      "inputs": PATH.npz | {"random": SEED},
      "arena_bytes": N | null,          limit of the runtime's arena
+     "pool_bytes": N | null,           limit of the pool beside it; absent: none
      "threads": N | null,
      "provider": "cpu" | "cuda",       absent: cpu
      "kernels": PATH | null,           library of kernels in C; absent: none
@@ -49,7 +50,7 @@ from s2a_edge.spec.errors import BudgetError, DataError, S2AError, UsageError
 
 _POSITIVE = ("correction", "weight")
 _IN_PLACE = re.compile(r"_out(\.|$)")
-_KEYS = {"graph", "inputs", "arena_bytes", "threads", "repeat", "outputs", "kernels",
+_KEYS = {"graph", "inputs", "arena_bytes", "pool_bytes", "threads", "repeat", "outputs", "kernels",
          "profile", "provider"}
 _KERNEL_TIME = "_kernel_time"
 _NODE = re.compile(r"node '([^']*)'")
@@ -68,6 +69,7 @@ class Request:
     kernels: Path | None = None
     profile: Path | None = None
     provider: Provider = "cpu"
+    pool_bytes: int | None = None
 
 
 @dataclass
@@ -128,6 +130,7 @@ def read_request(text: str) -> Request:
             outputs=None if value.get("outputs") is None else Path(value["outputs"]),
             kernels=None if value.get("kernels") is None else Path(value["kernels"]),
             profile=None if value.get("profile") is None else Path(value["profile"]),
+            pool_bytes=None if value.get("pool_bytes") is None else int(value["pool_bytes"]),
             provider="cuda" if value.get("provider") == "cuda" else "cpu",
         )
     except (ValueError, TypeError, KeyError) as error:
@@ -167,7 +170,8 @@ def _measure(request: Request, measured: Measurement) -> None:
     _load_what_training_loads()
     before = read_memory()
     measured.runtime_base_bytes = before.rss_bytes
-    engine = Engine(arena_limit_bytes=request.arena_bytes, threads=request.threads,
+    engine = Engine(arena_limit_bytes=request.arena_bytes,
+                    pool_limit_bytes=request.pool_bytes, threads=request.threads,
                     kernels=request.kernels, profile=request.profile,
                     provider=request.provider)
     graph = engine.load(request.graph)

@@ -73,7 +73,7 @@ class Sessions:
     @property
     def device_bytes(self) -> int:
         """Memory that the process's resident size does not show."""
-        return 0 if self._provider == "cpu" else self.arena_limit_bytes
+        return 0 if self._provider == "cpu" else self.arena_limit_bytes + self.needed.pool_bytes
 
     @property
     def changeable(self) -> bool:
@@ -106,6 +106,7 @@ class Sessions:
         """What runs the graphs; registers the arena."""
         return Engine(
             arena_limit_bytes=self.arena_limit_bytes,
+            pool_limit_bytes=self.needed.pool_bytes,
             provider=self._provider,
             threads=self._threads,
             weights=self._weights,

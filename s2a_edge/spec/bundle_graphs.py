@@ -8,6 +8,7 @@ and outputs that follow from it, with their dtypes and static shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,7 @@ from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_facts import ModelFacts, ValueFacts
 from s2a_edge.spec.onnx_wire import lint_model
+from s2a_edge.spec.pool_ports import POOL_ALIGNMENT_BYTES, pool_offset
 from s2a_edge.spec.task_ports import (
     Ports,
     evaluation_outputs,
@@ -37,16 +39,25 @@ NATIVE_DOMAIN = "s2a.edge"  # kernels in C (s2a_edge/native), which check what t
 _Signature = tuple[list[ValueFacts], list[ValueFacts]]
 
 
+# Types of values in the pool, and the bytes of an element.
+_PLACED_BYTES = {"bool": 1, "float16": 2, "float32": 4, "int8": 1, "int32": 4, "int64": 8,
+                 "uint8": 1}  # fmt: skip
+
+
 def check_graphs(manifest: Manifest, folder: Path) -> None:
     """Raise BundleError at the first graph in ``folder`` that is unsafe or unlike ``manifest``."""
     weights_bytes = (folder / WEIGHTS_NAME).stat().st_size
     native = {g.native.file for g in manifest.graphs.train if g.native is not None}
+    pools = _pool_sizes(manifest)
     for file, signature in expected_signatures(manifest).items():
         facts = lint_model(folder / file)
         is_skeleton = file == manifest.graphs.infer.file
         check_safe(facts, file, 0 if is_skeleton else weights_bytes, native=file in native)
         _check_values(file, "input", facts.inputs, signature[0])
-        _check_values(file, "output", facts.outputs, signature[1])
+        placed = [value for value in facts.outputs if pool_offset(value.name) is not None]
+        _check_places(file, placed, pools.get(file, 0))
+        rest = [value for value in facts.outputs if pool_offset(value.name) is None]
+        _check_values(file, "output", rest, signature[1])
 
 
 def check_safe(facts: ModelFacts, file: str, weights_bytes: int, *, native: bool = False) -> None:
@@ -159,6 +170,27 @@ def _check_values(
     if remaining:
         first = next(iter(remaining.values()))
         _refuse(file, f"{role} {_said(first)}", f"none; {len(remaining)} missing in all")
+
+
+def _pool_sizes(manifest: Manifest) -> dict[str, int]:
+    """The planned pool of each graph, by file; bytes."""
+    graphs = manifest.graphs
+    sizes = {g.file: g.plan.pool_bytes for g in (*graphs.train, graphs.eval, graphs.optimizer)}
+    native = (g.native for g in graphs.train if g.native is not None)
+    return sizes | {g.file: g.plan.pool_bytes for g in native}
+
+
+def _check_places(file: str, placed: Iterable[ValueFacts], pool_bytes: int) -> None:
+    """Outputs in the pool must lie inside of it: the runtime writes there what a graph computes."""
+    for value in placed:
+        item_bytes, offset_bytes = _PLACED_BYTES.get(value.dtype), pool_offset(value.name) or 0
+        shape = [n for n in value.shape or () if isinstance(n, int)]
+        known = value.shape is not None and len(shape) == len(value.shape)
+        if item_bytes is None or not known or offset_bytes % POOL_ALIGNMENT_BYTES:
+            _refuse(file, "a tensor of known size at a multiple of "
+                    f"{POOL_ALIGNMENT_BYTES} bytes in the pool", _said(value))
+        elif offset_bytes + math.prod(shape) * item_bytes > pool_bytes:
+            _refuse(file, f"places within the pool of {pool_bytes} bytes", _said(value))
 
 
 def _said(value: ValueFacts) -> str:

@@ -86,10 +86,11 @@ class Requirement:
 
     Attributes:
         micro_batch: rows per step of the train graph.
-        arena_bytes: the limit to give the runtime's arena.
+        arena_bytes: what the runtime's arena and the pool may take together.
+        pool_bytes: the part of it that is the pool (:mod:`s2a_edge.spec.pool_ports`).
         lines: the parts, in the order of a table.
         train_graph: file of its training graph.
-        arenas: what each graph that shares the arena needs of it, by file.
+        arenas: what each graph needs of arena and pool, by file.
     """
 
     micro_batch: int
@@ -97,6 +98,7 @@ class Requirement:
     lines: tuple[RequirementLine, ...]
     train_graph: str = ""
     arenas: Mapping[str, int] = field(default_factory=dict)
+    pool_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -121,6 +123,7 @@ class Requirement:
         return {
             "micro_batch": self.micro_batch,
             "arena_bytes": self.arena_bytes,
+            "pool_bytes": self.pool_bytes,
             "total_bytes": self.total_bytes,
             "lines": lines,
         }
@@ -176,14 +179,17 @@ def requirement(
     version = setting.onnxruntime if setting.provider == "cpu" else None
     limits = {file: x.arena_limit_bytes(setting.threads, version) for file, x in plans.items()}
     largest = max(limits, key=lambda file: limits[file])
-    arena_bytes = limits[largest]
+    # Graphs share one arena and one pool, each as large as the one that needs most of it.
+    own_arenas = [limit - plans[file].pool_bytes for file, limit in limits.items()]
+    pool_bytes = max(plan.pool_bytes for plan in plans.values())
+    arena_bytes = max(own_arenas) + pool_bytes
     param_bytes = manifest.state_layout.size_bytes
     states = STATES_PER_TRAINABLE[manifest.recipe.optimizer]
     lines = [
         *_runtime_lines(manifest, train, setting),
         *_weight_lines(manifest, setting),
         RequirementLine(f"arena ({largest} needs most)", arena_bytes, "planned", LineKind.ARENA),
-        *_cuda_lines(sum(limits.values()) - arena_bytes, setting),
+        *_cuda_lines(sum(own_arenas) - max(own_arenas), setting),
         RequirementLine("trainable tensors", param_bytes, "planned", LineKind.TRAINABLES),
         RequirementLine("their gradients", param_bytes, "planned", LineKind.GRADIENTS),
         RequirementLine(
@@ -195,7 +201,7 @@ def requirement(
         *_input_lines(manifest, train, setting),
     ]
     shown = tuple(line for line in lines if line.size_bytes)
-    return Requirement(train.batch, arena_bytes, shown, train.file, limits)
+    return Requirement(train.batch, arena_bytes, shown, train.file, limits, pool_bytes)
 
 
 def micro_batches(manifest: Manifest) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,8 @@ def pack_ort_training(source: str, out: Path, options: PackOptions,
                            tokenizer=options.tokenizer, **options.preprocessing)
     for note in captured.notes:
         on_stage("note", note)
+    # Onnxruntime-training binds its outputs itself: they cannot have places.
+    options = replace(options, places="arena")
     compiled = compile_backbone(captured, options, on_stage)
     with storage_errors(out, "to write the artifacts"):
         out.parent.mkdir(parents=True, exist_ok=True)

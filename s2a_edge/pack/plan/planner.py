@@ -12,7 +12,7 @@ from s2a_edge.pack.plan.arena import round_up, rounded_peak_bytes, smallest_aren
 from s2a_edge.pack.plan.bound import lower_bound_bytes
 from s2a_edge.pack.plan.buffers import Buffer, Traffic, record_traffic
 from s2a_edge.pack.plan.liveness import alive_at, live_bytes, peak_node
-from s2a_edge.pack.plan.pool import plan_pool, pooled_buffers, pooled_values
+from s2a_edge.pack.plan.pool import overwriting_buffers, plan_pool, pooled_buffers, pooled_values
 from s2a_edge.pack.plan.rewrites import require_executed_as_written
 from s2a_edge.pack.plan.workspaces import Runtime, workspaces_of
 from s2a_edge.spec.memory_plan import (
@@ -75,7 +75,8 @@ class ArenaPlan:
 
     Attributes:
         arena_bytes: as in :class:`~s2a_edge.spec.memory_plan.MemoryPlan`.
-        least_bytes: what is alive at once; no order that keeps this peak needs a smaller arena.
+        least_bytes: what is alive at once, results over operands wherever that is possible; no
+            order that keeps this peak needs less, with a pool or without.
         saved_bytes: as there.
         node_count: as there.
         pool_bytes: as there.
@@ -103,8 +104,9 @@ def plan_arena(model: ir.Model, *, threads: int, pool: bool = False) -> ArenaPla
         bound, pooled, pool_bytes = set(), pooled_buffers(model), pool_size_bytes(model)
     traffic = record_traffic(model, bound_outputs=True, runtime=runtime, bound=bound)
     buffers, count = (*traffic.buffers, *pooled), len(traffic.nodes)
-    return ArenaPlan(pool_bytes + _arena_bytes(traffic), rounded_peak_bytes(buffers, count),
-                     _saved_bytes(buffers), count, pool_bytes)
+    least_bytes = rounded_peak_bytes(overwriting_buffers(model), count)
+    return ArenaPlan(pool_bytes + _arena_bytes(traffic), least_bytes, _saved_bytes(buffers), count,
+                     pool_bytes)
 
 
 def pool_size_bytes(model: ir.Model) -> int:

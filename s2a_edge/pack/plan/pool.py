@@ -148,6 +148,11 @@ def pooled_buffers(model: ir.Model) -> tuple[Buffer, ...]:
                  if values[0] in inside)
 
 
+def overwriting_buffers(model: ir.Model) -> tuple[Buffer, ...]:
+    """All buffers of ``model`` but workspaces, if every value that can be had a place in a pool."""
+    return tuple(buffer for _, buffer in _buffers(model, pooled=pooled_values(model)))
+
+
 def _buffers(model: ir.Model, pooled: Iterable[ir.Value] = ()) -> Iterator[
         tuple[tuple[ir.Value, ...], Buffer]]:
     """Buffers that could lie in a pool, or do, with the values that are written to each."""
@@ -168,5 +173,5 @@ def _buffers(model: ir.Model, pooled: Iterable[ir.Value] = ()) -> Iterator[
             yield tuple(values[index]), buffer
 
 
-__all__ = ["PoolLayout", "PooledBuffer", "pays", "plan_pool",
+__all__ = ["PoolLayout", "PooledBuffer", "overwriting_buffers", "pays", "plan_pool",
            "pooled_buffers", "pooled_values", "use_pool"]

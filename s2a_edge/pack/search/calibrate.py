@@ -197,7 +197,8 @@ class Calibrator:
             plan = plan_memory(model, threads=self._threads).plan
             emit_model(model, known, self._folder / name)
             run = run_graph(self._folder / name, inputs=self._inputs(model),
-                            arena_bytes=plan.arena_bytes, threads=self._threads, repeat=2)
+                            arena_bytes=plan.arena_bytes, pool_bytes=plan.pool_bytes,
+                            threads=self._threads, repeat=2)
             runs.append(run)
             made.append((plan, _evidence(run)))
         train, evaluation, update = made

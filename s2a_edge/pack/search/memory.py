@@ -92,7 +92,8 @@ class Memory:
 
 def _like(plan: MemoryPlan, arena: ArenaPlan) -> MemoryPlan:
     """What a requirement reads of a plan."""
-    return replace(plan, arena_bytes=arena.arena_bytes, node_count=arena.node_count)
+    return replace(plan, arena_bytes=arena.arena_bytes, node_count=arena.node_count,
+                   pool_bytes=arena.pool_bytes)
 
 
 __all__ = ["Memory", "SessionLine", "fit_sessions"]

@@ -1,0 +1,99 @@
+"""The pool: one piece of memory in which graphs of a process keep their larger values.
+
+Which values, and where, was planned when the bundle was packed (:mod:`s2a_edge.spec.pool_ports`).
+Graphs run one at a time and leave nothing there, so they share it: it is as large as the largest
+of them needs.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
+from s2a_edge.run.huge_pages import advise_range
+from s2a_edge.spec.errors import BudgetError, BundleError
+from s2a_edge.spec.pool_ports import POOL_ALIGNMENT_BYTES
+from s2a_edge.spec.units import format_bytes
+
+
+class Pool:
+    """Memory for planned places; there is none until a graph asks for its address.
+
+    Args:
+        provider: whose memory.
+        limit_bytes: what the plan grants; None: no limit.
+    """
+
+    def __init__(self, provider: Provider, limit_bytes: int | None) -> None:
+        self.size_bytes = 0
+        """What the graphs that were loaded need."""
+        self.huge_page_bytes = 0
+        """Bytes for which the kernel was asked for pages of 2 MiB, and agreed."""
+        self.provider: Provider = provider
+        self._limit_bytes = limit_bytes
+        self._memory: Array | DeviceTensor | None = None
+        self._made_bytes = 0
+
+    def reserve(self, graph: str, offset_bytes: int, size_bytes: int) -> None:
+        """Makes sure that the pool will hold a value.
+
+        Args:
+            graph: whose value it is, for messages.
+            offset_bytes: its planned place.
+            size_bytes: of the value.
+
+        Raises:
+            BundleError: the places are not those of the plan.
+        """
+        limit_bytes = self._limit_bytes
+        end_bytes = offset_bytes + size_bytes
+        if offset_bytes % POOL_ALIGNMENT_BYTES or (
+                limit_bytes is not None and end_bytes > limit_bytes):
+            planned = "" if limit_bytes is None else f" below {limit_bytes}"
+            raise BundleError(
+                where=f"{graph}.onnx",
+                expected=f"places at multiples of {POOL_ALIGNMENT_BYTES} bytes{planned}",
+                got=f"{size_bytes} bytes at {offset_bytes}",
+                todo="manifest and graphs do not belong together: pack the bundle again",
+            )
+        self.size_bytes = max(self.size_bytes, end_bytes)
+
+    def address(self) -> int:
+        """Where the memory starts, aligned; made when first asked for.
+
+        Raises:
+            BudgetError: the system refuses it.
+        """
+        if self._memory is None or self._made_bytes < self.size_bytes:
+            self._memory = self._map()
+            self._made_bytes = self.size_bytes
+        memory = self._memory
+        return memory.address if isinstance(memory, DeviceTensor) else int(memory.ctypes.data)
+
+    def keep(self) -> object:
+        """The memory itself, for whoever holds its address."""
+        return self._memory
+
+    def _map(self) -> Array | DeviceTensor:
+        if self.provider != "cpu":
+            return DeviceTensor((self.size_bytes,), np.uint8, self.provider)
+        try:
+            # Pages of its own, which go back to the system with it; untouched ones take nothing.
+            mapped = mmap.mmap(-1, self.size_bytes)
+        except OSError as error:
+            raise BudgetError(
+                where="pool",
+                expected=f"{format_bytes(self.size_bytes)} of memory",
+                got=error.strerror or str(error),
+                todo="use a smaller micro-batch or a larger budget; the last checkpoint is intact",
+                missing_bytes=self.size_bytes,
+            ) from error
+        memory: Array = np.frombuffer(mapped, np.uint8)
+        start = int(memory.ctypes.data)
+        self.huge_page_bytes = advise_range(start, start + self.size_bytes)
+        return memory
+
+
+__all__ = ["Pool"]
