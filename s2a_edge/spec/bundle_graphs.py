@@ -175,7 +175,8 @@ def _check_values(
 def _pool_sizes(manifest: Manifest) -> dict[str, int]:
     """The planned pool of each graph, by file; bytes."""
     graphs = manifest.graphs
-    sizes = {g.file: g.plan.pool_bytes for g in (*graphs.train, graphs.eval, graphs.optimizer)}
+    sizes = {g.file: g.plan.pool_bytes for g in (*graphs.train, graphs.eval)}
+    sizes[graphs.optimizer.file] = graphs.optimizer.plan.pool_bytes
     native = (g.native for g in graphs.train if g.native is not None)
     return sizes | {g.file: g.plan.pool_bytes for g in native}
 
