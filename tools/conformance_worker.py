@@ -133,7 +133,7 @@ def capture_case(case: Case, module: nn.Module, folder: Path) -> Captured:
     """As ``pack`` would; a module that was cut has no name for it and is exported directly."""
     if case.library == "hf":
         path = folder / "model"
-        module.save_pretrained(path)  # type: ignore[operator]
+        module.save_pretrained(path)  # type: ignore[operator]  # of transformers
         return capture(f"hf:{path}", input_shape=case.shape, pool=case.pool)
     if case.library == "timm" and not case.arguments and not case.cut:
         weights = folder / "weights.safetensors"

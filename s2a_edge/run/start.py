@@ -1,4 +1,4 @@
-"""How a run begins: the record of a new one, or the checks before an old one goes on."""
+"""How a run begins: with a record of its own, or where the last checkpoint of it was taken."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from s2a_edge import __version__
-from s2a_edge.run.checkpoint import CheckpointInfo
+from s2a_edge.run.checkpoint import CheckpointInfo, read_checkpoint
 from s2a_edge.run.engine import runtime_name
-from s2a_edge.run.fit_plan import FitPlan, Position
-from s2a_edge.run.run_folder import FORMAT, FORMAT_VERSION, RunRecord
+from s2a_edge.run.fit_plan import FitPlan, Position, scaling_of
+from s2a_edge.run.run_folder import FORMAT, FORMAT_VERSION, RunFolder, RunRecord
 from s2a_edge.run.settings import FitSettings, differences
+from s2a_edge.run.state import TrainingState
+from s2a_edge.run.target_scaling import TargetScaling
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import CheckpointError, DataError, UsageError
 from s2a_edge.spec.manifest import Task
@@ -22,7 +24,49 @@ from s2a_edge.spec.manifest import Task
 _UNPACKED = re.compile(r"(.+)\.unpacked-[0-9a-f]{12}")
 
 
-def new_record(bundle: Bundle, plan: FitPlan) -> RunRecord:
+def begin_run(
+    bundle: Bundle,
+    state: TrainingState,
+    scaling: TargetScaling | None,
+    plan: FitPlan,
+    folder: RunFolder,
+) -> Position:
+    """A new run from the current parameters; writes its record.
+
+    Args:
+        bundle: what is trained.
+        state: its parameters; put into terms of the run's own target scaling.
+        scaling: what the parameters follow now; None for tasks without numbers.
+        plan: what the run works on.
+        folder: of the run, without a checkpoint.
+
+    Raises:
+        StorageError: the record cannot be written.
+    """
+    parameters, manifest = state.read("param"), bundle.manifest
+    wanted = scaling_of(manifest.task, plan.settings)
+    if scaling is not None and wanted is not None:
+        parameters = scaling.replaced(wanted, parameters, manifest)
+    state.load_parameters(parameters, where="current parameters")
+    folder.begin(_new_record(bundle, plan))
+    return Position()
+
+
+def take_last_checkpoint(state: TrainingState, plan: FitPlan, folder: RunFolder) -> Position:
+    """Puts ``state`` and the folder's records back to where the last checkpoint was taken.
+
+    Raises:
+        CheckpointError: it cannot be read, or bundle, data or settings differ from ``plan``'s.
+    """
+    info, tensors = read_checkpoint(folder.last)
+    position = _resumed_position(info, plan, str(folder.last))
+    state.restore(tensors, where=str(folder.last))
+    state.loss_scale = info.loss_scale
+    folder.cut_metrics(info.metrics_bytes)
+    return position
+
+
+def _new_record(bundle: Bundle, plan: FitPlan) -> RunRecord:
     """What ``run.json`` of a new run says."""
     return RunRecord(
         format=FORMAT,
@@ -85,7 +129,7 @@ def require_resumable(out: Path) -> None:
         )
 
 
-def resumed_position(info: CheckpointInfo, plan: FitPlan, where: str) -> Position:
+def _resumed_position(info: CheckpointInfo, plan: FitPlan, where: str) -> Position:
     """Where a checkpoint's run stood, if it is the run that ``plan`` describes.
 
     Raises:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s2a_edge.run import memory_check
-from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.class_weights import ClassWeights, resolve_class_weights
 from s2a_edge.run.device_tensor import Array, Provider
 from s2a_edge.run.engine import require_compatible
@@ -24,11 +23,11 @@ from s2a_edge.run.run_folder import RunFolder, refuse_existing
 from s2a_edge.run.sessions import Sessions, no_evaluation
 from s2a_edge.run.settings import FitSettings
 from s2a_edge.run.start import (
-    new_record,
+    begin_run,
     require_resumable,
     require_steps,
     require_suitable,
-    resumed_position,
+    take_last_checkpoint,
 )
 from s2a_edge.run.state import TrainingState
 from s2a_edge.run.step import StepResult
@@ -320,25 +319,7 @@ class Trainer(TunedModel):
                 self.continues_with = training.continues_with
         self.steps_done = position.global_step
         self.target_scaling = scaling_of(task, settings)
-        scale = self.state.loss_scale
-        return RunSummary(
-            out=out,
-            epochs=position.epoch,
-            steps=position.global_step,
-            history=position.history,
-            best_epoch=position.best.epoch if position.best else None,
-            best_metric=position.best.metric if position.best else None,
-            micro_batch=self.micro_batch,
-            budget_bytes=self.budget_bytes,
-            arena_limit_bytes=self._sessions.arena_limit_bytes,
-            peak_bytes=self.peak_bytes,
-            seconds=time.monotonic() - start_s,
-            stopped_by=stop.signal_name if position.epoch < epochs else None,
-            out_of_patience=position.epoch < epochs and training.out_of_patience,
-            step_downs=training.step_downs,
-            skipped_steps=0 if scale is None else scale.skipped_steps,
-            loss_scale=None if scale is None else scale.value,
-        )
+        return training.summary(time.monotonic() - start_s)
 
     def _require_room(self, plan: FitPlan) -> None:
         data_sets = [plan.data] if plan.val is None else [plan.data, plan.val]
@@ -361,17 +342,6 @@ class Trainer(TunedModel):
 
     def _start(self, plan: FitPlan, folder: RunFolder) -> Position:
         """Begin a new run, or go on where the folder's last checkpoint was taken."""
-        if not folder.last.exists():
-            parameters, manifest = self.state.read("param"), self.bundle.manifest
-            now = scaling_of(manifest.task, plan.settings)
-            if self.target_scaling is not None and now is not None:
-                parameters = self.target_scaling.replaced(now, parameters, manifest)
-            self.state.load_parameters(parameters, where="current parameters")
-            folder.begin(new_record(self.bundle, plan))
-            return Position()
-        info, tensors = read_checkpoint(folder.last)
-        position = resumed_position(info, plan, str(folder.last))
-        self.state.restore(tensors, where=str(folder.last))
-        self.state.loss_scale = info.loss_scale
-        folder.cut_metrics(info.metrics_bytes)
-        return position
+        if folder.last.exists():
+            return take_last_checkpoint(self.state, plan, folder)
+        return begin_run(self.bundle, self.state, self.target_scaling, plan, folder)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from s2a_edge.run.checkpoint import read_checkpoint
 from s2a_edge.run.fit import Fit
 from s2a_edge.run.fit_plan import FitPlan, Position
 from s2a_edge.run.guard import MemoryGuard
-from s2a_edge.run.report import rehearsing
+from s2a_edge.run.report import RunSummary, rehearsing
 from s2a_edge.run.run_folder import RunFolder
 from s2a_edge.run.sessions import Sessions
-from s2a_edge.run.start import resumed_position
+from s2a_edge.run.start import take_last_checkpoint
 from s2a_edge.run.state import TrainingState
 from s2a_edge.run.step import placed
 from s2a_edge.run.step_down import StepDown, remember, smaller
@@ -88,6 +87,30 @@ class Training:
                 return self._position
             self._step_down(error)
 
+    def summary(self, seconds: float) -> RunSummary:
+        """What was done, once :meth:`run` has ended, in so many seconds."""
+        position, sessions, scale = self._position, self._sessions, self._state.loss_scale
+        assert position is not None
+        ended_early = position.epoch < self._plan.settings.epochs
+        return RunSummary(
+            out=self._folder.path,
+            epochs=position.epoch,
+            steps=position.global_step,
+            history=position.history,
+            best_epoch=position.best.epoch if position.best else None,
+            best_metric=position.best.metric if position.best else None,
+            micro_batch=sessions.micro_batch,
+            budget_bytes=self._guard.budget_bytes,
+            arena_limit_bytes=sessions.arena_limit_bytes,
+            peak_bytes=self._guard.peak_bytes,
+            seconds=seconds,
+            stopped_by=self._stop.signal_name if ended_early else None,
+            out_of_patience=ended_early and self.out_of_patience,
+            step_downs=self.step_downs,
+            skipped_steps=0 if scale is None else scale.skipped_steps,
+            loss_scale=None if scale is None else scale.value,
+        )
+
     def _attempt(self) -> BudgetError | None:
         """Rehearse and train with the present micro-batch; the error if memory got short."""
         fit: Fit | None = None
@@ -99,7 +122,8 @@ class Training:
             fit.run()
         except BudgetError as error:
             if fit is not None and fit.updating:
-                self._position = self._last_saved()
+                # The steps since are then computed again.
+                self._position = take_last_checkpoint(self._state, self._plan, self._folder)
             return error
         self.out_of_patience = fit.out_of_patience
         return None
@@ -160,15 +184,6 @@ class Training:
             raise placed(error, where) from error
         finally:
             self._state.restore(before)
-
-    def _last_saved(self) -> Position:
-        """Go back to the last checkpoint, whose steps are then computed again."""
-        info, tensors = read_checkpoint(self._folder.last)
-        position = resumed_position(info, self._plan, str(self._folder.last))
-        self._state.restore(tensors, where=str(self._folder.last))
-        self._state.loss_scale = info.loss_scale
-        self._folder.cut_metrics(info.metrics_bytes)
-        return position
 
 
 def _let_go_of_frames(error: BaseException) -> None:
