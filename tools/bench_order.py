@@ -3,8 +3,8 @@
 
     python tools/bench_order.py --micro-batches 8 4 1 --json out.json
 
-Each model is captured once and compiled twice: as emitted (no front in parts, the order of the
-differentiator with what pays sunk), and as ``pack`` does it. Plans are exact, so nothing is run;
+Each model is captured once and compiled twice: as emitted (no front in parts, no pool, the order
+of the differentiator with what pays sunk), and as ``pack`` does it. Plans are exact, so nothing is run;
 ``bound`` is what no order of that graph and no allocator can do without.
 """
 
@@ -42,6 +42,7 @@ class Row:
     arena_bytes: int
     nodes: int
     naive_nodes: int
+    pool_bytes: int
 
     @property
     def ratio(self) -> float:
@@ -95,7 +96,7 @@ def measure(model: str, captured: Captured, batches: tuple[int, ...], threads: i
         plan = plan_memory(step.model, threads=threads).plan
         rows.append(Row(model, form, batch, before.liveness_peak_bytes, before.arena_bytes,
                         plan.liveness_peak_bytes, plan.lower_bound_bytes, plan.arena_bytes,
-                        plan.node_count, before.node_count))
+                        plan.node_count, before.node_count, plan.pool_bytes))
         print(rows[-1], flush=True)
     return rows
 
@@ -103,14 +104,15 @@ def measure(model: str, captured: Captured, batches: tuple[int, ...], threads: i
 def table(rows: list[Row]) -> str:
     """As in BENCHMARKS.md, MiB."""
     head = ("| model | form | micro-batch | naive: live | arena | nodes | live | bound | arena | "
-            "arena / live | nodes |")
-    lines = [head, "|---|---|" + "---:|" * 9]
+            "of it pool | arena / live | nodes |")
+    lines = [head, "|---|---|" + "---:|" * 10]
     for r in sorted(rows, key=lambda r: (MODELS.index(r.model) if r.model in MODELS else 99,
                                          r.form != "portable", -r.micro_batch)):
         sizes = [f"{size / MIB:.1f}" for size in (r.naive_live_bytes, r.naive_arena_bytes,
-                                                  r.live_bytes, r.bound_bytes, r.arena_bytes)]
+                                                  r.live_bytes, r.bound_bytes, r.arena_bytes,
+                                                  r.pool_bytes)]
         lines.append(f"| {r.model} | {r.form} | {r.micro_batch} | {sizes[0]} | {sizes[1]} | "
-                     f"{r.naive_nodes} | {sizes[2]} | {sizes[3]} | {sizes[4]} | {r.ratio:.3f} | "
+                     f"{r.naive_nodes} | {sizes[2]} | {sizes[3]} | {sizes[4]} | {sizes[5]} | {r.ratio:.3f} | "
                      f"{r.nodes} |")
     return "\n".join(lines)
 

@@ -56,13 +56,13 @@ def load_shaped(path: Path) -> ir.Model:
     return model
 
 
-def runs_within(path: Path, arena_bytes: int, threads: int) -> bool:
-    """Whether the graph runs under this limit, in a process that is thrown away."""
+def runs_within(path: Path, arena_bytes: int, threads: int, pool_bytes: int = 0) -> bool:
+    """Whether the graph runs under this limit of arena and pool, in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        os._exit(_trial(path, arena_bytes, threads, writer))
+        os._exit(_trial(path, arena_bytes, threads, pool_bytes, writer))
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         message = pipe.read().decode()
@@ -72,8 +72,9 @@ def runs_within(path: Path, arena_bytes: int, threads: int) -> bool:
     return status == _RAN
 
 
-def _trial(path: Path, arena_bytes: int, threads: int, writer: int) -> int:
-    answer = rehearse(Request(path, 0, arena_bytes, threads, REPEAT, None))
+def _trial(path: Path, arena_bytes: int, threads: int, pool_bytes: int, writer: int) -> int:
+    answer = rehearse(Request(path, 0, arena_bytes - pool_bytes, threads, REPEAT, None,
+                              pool_bytes=pool_bytes))
     if answer["ok"]:
         return _RAN
     os.write(writer, str(answer["error"]).encode()[:4000])
@@ -81,14 +82,14 @@ def _trial(path: Path, arena_bytes: int, threads: int, writer: int) -> int:
 
 
 def smallest_arena_bytes(path: Path, threads: int, *, start_bytes: int, floor_bytes: int,
-                         resolution_bytes: int) -> int:
+                         resolution_bytes: int, pool_bytes: int = 0) -> int:
     """Bisection between ``floor_bytes`` (nothing smaller is tried) and a working size."""
     failing, working = floor_bytes // QUANTUM_BYTES - 1, -(-start_bytes // QUANTUM_BYTES)
-    while not runs_within(path, working * QUANTUM_BYTES, threads):
+    while not runs_within(path, working * QUANTUM_BYTES, threads, pool_bytes):
         failing, working = working, working + max(working // 8, 1)
     while (working - failing) * QUANTUM_BYTES > max(resolution_bytes, QUANTUM_BYTES):
         middle = (failing + working) // 2
-        if runs_within(path, middle * QUANTUM_BYTES, threads):
+        if runs_within(path, middle * QUANTUM_BYTES, threads, pool_bytes):
             working = middle
         else:
             failing = middle
@@ -103,8 +104,8 @@ def compare(path: Path, threads: int, resolution: float) -> Comparison:
         path, threads, start_bytes=plan.arena_bytes,
         # Below this something else would be measured: a limit that the session's own constants
         # exceed is no limit any more.
-        floor_bytes=plan.liveness_peak_bytes // 2 + QUANTUM_BYTES,
-        resolution_bytes=int(resolution * plan.arena_bytes))
+        floor_bytes=max(plan.liveness_peak_bytes // 2, plan.pool_bytes) + QUANTUM_BYTES,
+        resolution_bytes=int(resolution * plan.arena_bytes), pool_bytes=plan.pool_bytes)
     return Comparison(
         str(path), threads, plan.lower_bound_bytes, plan.liveness_peak_bytes, plan.arena_bytes,
         measured, round(plan.arena_bytes / measured, 4),

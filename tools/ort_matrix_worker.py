@@ -45,7 +45,7 @@ def arenas(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arena(path: Path, plan: MemoryPlan, limit_bytes: int, threads: int) -> dict[str, Any]:
-    at_limit = _trial(path, limit_bytes, threads)
+    at_limit = _trial(path, limit_bytes, plan.pool_bytes, threads)
     smallest = _smallest(path, plan, limit_bytes, threads, holds=at_limit["ok"])
     return {
         "plan_bytes": plan.arena_bytes,
@@ -60,13 +60,13 @@ def _smallest(path: Path, plan: MemoryPlan, limit_bytes: int, threads: int, *, h
     """Bisection to 0.4 % of the limit; the first look is just below it: plans are tight."""
     resolution = max(QUANTUM_BYTES, int(_RESOLUTION * limit_bytes))
     # Below half of the liveness peak a limit may be exceeded by what was taken before the run.
-    low, high = plan.liveness_peak_bytes // 2, limit_bytes
+    low, high = max(plan.liveness_peak_bytes // 2, plan.pool_bytes), limit_bytes
     while not holds:
         low, high = high, high + max(high // 8, QUANTUM_BYTES)
-        holds = _trial(path, high, threads)["ok"]
+        holds = _trial(path, high, plan.pool_bytes, threads)["ok"]
     middle = high - resolution
     while high - low > resolution:
-        if _trial(path, middle, threads)["ok"]:
+        if _trial(path, middle, plan.pool_bytes, threads)["ok"]:
             high = middle
         else:
             low = middle
@@ -74,12 +74,13 @@ def _smallest(path: Path, plan: MemoryPlan, limit_bytes: int, threads: int, *, h
     return high
 
 
-def _trial(path: Path, limit_bytes: int, threads: int) -> dict[str, Any]:
+def _trial(path: Path, limit_bytes: int, pool_bytes: int, threads: int) -> dict[str, Any]:
     """A run in a forked process: an arena's limit is for good."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        answer = rehearse(Request(path, 0, limit_bytes, threads, _REPEAT, None))
+        answer = rehearse(Request(path, 0, limit_bytes - pool_bytes, threads, _REPEAT, None,
+                                  pool_bytes=pool_bytes))
         with os.fdopen(writer, "w") as pipe:
             json.dump(answer, pipe)
         os._exit(0)
