@@ -4,8 +4,8 @@
     python tools/bench_order.py --micro-batches 8 4 1 --json out.json
 
 Each model is captured once and compiled twice: as emitted (no front in parts, no pool, the order
-of the differentiator with what pays sunk), and as ``pack`` does it. Plans are exact, so nothing is run;
-``bound`` is what no order of that graph and no allocator can do without.
+of the differentiator with what pays sunk), and as ``pack`` does it. Plans are exact, so nothing is
+run; ``bound`` is what no order of that graph and no allocator can do without.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def table(rows: list[Row]) -> str:
                                                   r.live_bytes, r.bound_bytes, r.arena_bytes,
                                                   r.pool_bytes)]
         lines.append(f"| {r.model} | {r.form} | {r.micro_batch} | {sizes[0]} | {sizes[1]} | "
-                     f"{r.naive_nodes} | {sizes[2]} | {sizes[3]} | {sizes[4]} | {sizes[5]} | {r.ratio:.3f} | "
-                     f"{r.nodes} |")
+                     f"{r.naive_nodes} | {sizes[2]} | {sizes[3]} | {sizes[4]} | {sizes[5]} | "
+                     f"{r.ratio:.3f} | {r.nodes} |")
     return "\n".join(lines)
 
 
