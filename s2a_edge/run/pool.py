@@ -8,10 +8,12 @@ of them needs.
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
-from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
+from s2a_edge.run.device_tensor import Array, Provider
 from s2a_edge.run.huge_pages import advise_range
 from s2a_edge.spec.errors import BudgetError, BundleError
 from s2a_edge.spec.pool_ports import POOL_ALIGNMENT_BYTES
@@ -33,7 +35,7 @@ class Pool:
         """Bytes for which the kernel was asked for pages of 2 MiB, and agreed."""
         self.provider: Provider = provider
         self._limit_bytes = limit_bytes
-        self._memory: Array | DeviceTensor | None = None
+        self._memory: Any = None
         self._made_bytes = 0
 
     def reserve(self, graph: str, offset_bytes: int, size_bytes: int) -> None:
@@ -69,16 +71,18 @@ class Pool:
         if self._memory is None or self._made_bytes < self.size_bytes:
             self._memory = self._map()
             self._made_bytes = self.size_bytes
-        memory = self._memory
-        return memory.address if isinstance(memory, DeviceTensor) else int(memory.ctypes.data)
+        on_host = isinstance(self._memory, np.ndarray)
+        return int(self._memory.ctypes.data if on_host else self._memory.data_ptr())
 
     def keep(self) -> object:
         """The memory itself, for whoever holds its address."""
         return self._memory
 
-    def _map(self) -> Array | DeviceTensor:
+    def _map(self) -> Any:
+        """An array on the host, or an OrtValue on the device; its contents are nobody's."""
         if self.provider != "cpu":
-            return DeviceTensor((self.size_bytes,), np.uint8, self.provider)
+            return ort.OrtValue.ortvalue_from_shape_and_type(
+                [self.size_bytes], np.uint8, self.provider, 0)
         try:
             # Pages of its own, which go back to the system with it; untouched ones take nothing.
             mapped = mmap.mmap(-1, self.size_bytes)
