@@ -180,7 +180,7 @@ def requirement(
     limits = {file: x.arena_limit_bytes(setting.threads, version) for file, x in plans.items()}
     largest = max(limits, key=lambda file: limits[file])
     # Graphs share one arena and one pool, each as large as the one that needs most of it. On CUDA
-    # the arena stays as large as without a pool: cuDNN's workspaces, which no plan knows, lie there.
+    # the arena stays as large as without a pool: workspaces of cuDNN, in no plan, lie there.
     own_arenas = [limit - plans[file].pool_bytes * (setting.provider == "cpu")
                   for file, limit in limits.items()]
     pool_bytes = max(plan.pool_bytes for plan in plans.values())
