@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from s2a_edge.pack.allocation.gauge import Gauge
 from s2a_edge.pack.allocation.options import Codebooks, axis_of_units, bits_of
 from s2a_edge.pack.allocation.sensitivity import Feeds
-from s2a_edge.pack.codecs.codebook import Codebook, Weights, design
+from s2a_edge.pack.codecs.codebook import Codebook, design
+from s2a_edge.pack.codecs.gradient_weights import Weights
 
 # Whether the outermost codes are exact. At three bits layers differ in what is better, and take
 # one or the other; a codebook of their own would be a lookup table of their own, 640 KiB each.
@@ -40,7 +41,7 @@ def measured_codebooks(gauge: Gauge, batches: Iterable[Feeds]) -> Codebooks:
         for width, ends in _EXACT_ENDS.items():
             made = [design(function, 1 << width, pooled, exact_ends=exact) for exact in ends]
             for key in keys:
-                errors = [single[key].error(function, book) for book in made]
+                errors = [book.error(function, single[key]) for book in made]
                 books[key, width] = made[errors.index(min(errors))]
     return books
 

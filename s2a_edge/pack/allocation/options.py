@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from s2a_edge.pack.codecs import Codec, codec_for
-from s2a_edge.pack.codecs.codebook import REFERENCES, Codebook
+from s2a_edge.pack.codecs.codebook import Codebook
 from s2a_edge.pack.codecs.codec import Shape
+from s2a_edge.pack.codecs.gradient_weights import REFERENCES
 from s2a_edge.pack.codecs.group import SymmetricCodec
 from s2a_edge.pack.exact import ExactCodec, HalfDerivative
 from s2a_edge.pack.precision import is_statistic

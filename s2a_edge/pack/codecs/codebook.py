@@ -1,14 +1,7 @@
 """Optimal codebooks for derivatives: which cells, and what each decodes to.
 
-What counts is not the error of g' but what it does to gradients. The bias gradient of a unit u is
-the sum over its tokens of dy g'(x), so an error function e(x) of the decoded derivative costs
-
-    sum over u of (sum over tokens of dy e(x))^2  =  e' K e,
-
-with x in bins and K the second moment of the gradient that falls into them, measured on the model
-at hand. It says two things that a distribution of x alone would not: where gradients are small
-errors are free, and an error that a unit makes at all its tokens adds up, so a unit that is always
-off must decode to very nearly nothing.
+An error function e(x) of the decoded derivative costs e' K e, with x in bins and K measured on the
+model at hand (``gradient_weights``).
 
 For given cells the best levels solve the normal equations of e' K e, Lloyd's centroid condition
 (Lloyd, Least Squares Quantization in PCM, 1957/1982; Max, Quantizing for Minimum Distortion, 1960)
@@ -25,58 +18,26 @@ model may use both, one for each layer; with 4 and 2 exact ends would double the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from s2a_edge.pack.codecs.activations import DERIVATIVES, Doubles
 from s2a_edge.pack.codecs.compander import Compander
+from s2a_edge.pack.codecs.gradient_weights import (
+    BINS,
+    RANGE,
+    REFERENCES,
+    Weights,
+    bin_centres,
+    reference_weights,
+)
 
-_BINS, _RANGE = 480, 12.0
-# Of the weights, so much is that of errors which do not add up, and so much the reference's: a few
-# samples do not show everything.
-_INCOHERENT, _PRIOR = 0.02, 0.02
+# Of the weights, so much is the reference's: a few samples do not show everything.
+_PRIOR = 0.02
 _HARDSWISH_END = 3.0
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Pre-activations where none were measured, and the limits of g'.
-
-    Attributes:
-        mean, deviation: of all pre-activations, normally distributed. GELU's are those of a
-            ViT-S/14, weighted by the gradient, are -0.84 and 0.93 over 12 layers; the reference is
-            broader, which costs that model nothing (gradient error 3.33 against 3.40 %, 112 px)
-            and spares one with weights as drawn two thirds of the angle (0.0016 against 0.0053).
-            Those of SiLU and Mish are broader still.
-        ends: g'(-inf) and g'(inf); None where g' is still far from them at any usual x.
-        even: g'(-x) = g'(x).
-    """
-
-    mean: float
-    deviation: float
-    ends: tuple[float, float] | None
-    even: bool = False
-
-
-_RECTIFIER = (0.0, 1.0)
-_BUMP = (0.0, 0.0)
-REFERENCES = {
-    "gelu": Reference(-0.65, 1.1, _RECTIFIER),
-    "gelu_tanh": Reference(-0.65, 1.1, _RECTIFIER),
-    "silu": Reference(-0.7, 1.5, _RECTIFIER),
-    "mish": Reference(-0.7, 1.5, _RECTIFIER),
-    "elu": Reference(0.0, 1.5, _RECTIFIER),
-    "hardswish": Reference(0.0, 2.0, _RECTIFIER),
-    "softplus": Reference(0.0, 2.0, _RECTIFIER),
-    "sigmoid": Reference(0.0, 2.0, _BUMP, even=True),
-    "tanh": Reference(0.0, 1.2, _BUMP, even=True),
-    "erf": Reference(0.0, 1.0, _BUMP, even=True),
-    "softsign": Reference(0.0, 1.5, None, even=True),
-}
 
 
 @dataclass(frozen=True)
@@ -91,80 +52,13 @@ class Codebook:
     compander: Compander
     levels: tuple[float, ...]
 
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """K: what an error of g' at one x, and at two, does to gradients.
-
-    Attributes:
-        moment: float64 [480, 480] over equal bins of [-12, 12], symmetric, not negative.
-    """
-
-    moment: Doubles
-
-    @classmethod
-    def of(cls, x: NDArray[np.floating], dy: NDArray[np.floating], axis: int = -1) -> Weights:
-        """Of pre-activations ``x`` and the gradients ``dy`` that meet them, of equal shape.
-
-        ``axis`` is that of the units. Larger x count at the ends.
-        """
-        units = x.shape[axis]
-        bins = bins_of(np.moveaxis(x, axis, -1).reshape(-1, units))
-        weights = np.moveaxis(dy, axis, -1).reshape(-1, units).astype(np.float64)
-        where = np.arange(units) * _BINS + bins
-        sums = np.bincount(where.ravel(), weights.ravel(), units * _BINS).reshape(units, _BINS)
-        single = np.bincount(bins.ravel(), np.square(weights).ravel(), _BINS)
-        coherent: Doubles = np.asarray(sums.T @ sums, np.float64)
-        total = float(np.trace(coherent)) or 1.0
-        scale = _INCOHERENT * total / (float(single.sum()) or 1.0)
-        return cls(np.asarray(coherent + np.diag(scale * single), np.float64))
-
-    @classmethod
-    def mean(cls, parts: Iterable[Weights], function: str) -> Weights:
-        """The average, each scaled by the gradient that it stands for; none: the reference's."""
-        slope = DERIVATIVES[function](bin_centres())
-        scaled = [p.moment / energy for p in parts
-                  if (energy := float(slope @ p.moment @ slope)) > 0]
-        if not scaled:
-            return reference_weights(function)
-        return cls(np.asarray(np.mean(scaled, axis=0), np.float64))
-
-    def error(self, function: str, book: Codebook) -> float:
-        """Squared error of the bias gradients with ``book``, relative to their square."""
+    def error(self, function: str, weights: Weights) -> float:
+        """Squared error of the bias gradients with this codebook, relative to their square."""
         x = bin_centres()
-        slope = DERIVATIVES[function](x)
-        left = slope - np.array(book.levels)[book.compander.codes(x, len(book.levels))]
-        energy = float(slope @ self.moment @ slope)
-        return float(left @ self.moment @ left) / energy if energy > 0 else 0.0
-
-
-def bin_centres() -> Doubles:
-    """float64 [480]: the middles of the bins."""
-    edges = np.linspace(-_RANGE, _RANGE, _BINS + 1)
-    return np.asarray((edges[1:] + edges[:-1]) / 2)
-
-
-def bins_of(x: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The bin of every value."""
-    scaled = np.clip((x.astype(np.float64) + _RANGE) * (_BINS / (2 * _RANGE)), 0, _BINS - 1)
-    return scaled.astype(np.int64)
-
-
-@lru_cache(maxsize=32)
-def reference_weights(function: str) -> Weights:
-    """K of the reference: units whose means spread as widely as their own values do.
-
-    Half of what a unit's error does is taken to add up over its tokens.
-    """
-    reference, x = REFERENCES[function], bin_centres()
-    spread = reference.deviation / 2**0.5
-    nodes, shares = np.polynomial.hermite_e.hermegauss(31)
-    moment = np.zeros((_BINS, _BINS))
-    for node, share in zip(nodes, shares / shares.sum(), strict=True):
-        mass = np.exp(-0.5 * ((x - reference.mean - spread * node) / spread) ** 2)
-        mass /= mass.sum()
-        moment += 0.5 * share * (np.outer(mass, mass) + np.diag(mass))
-    return Weights(moment)
+        slope, moment = DERIVATIVES[function](x), weights.moment
+        left = slope - np.array(self.levels)[self.compander.codes(x, len(self.levels))]
+        energy = float(slope @ moment @ slope)
+        return float(left @ moment @ left) / energy if energy > 0 else 0.0
 
 
 @lru_cache(maxsize=256)
@@ -206,7 +100,7 @@ def _fine(function: str, levels: int, ends: tuple[float, float] | None) -> Codeb
             "abs", {"sigmoid": 10.0, "tanh": 5.0}.get(function, 3.0))
     else:  # the top puts x = 0 into the middle of a cell; g' of elu is 1 above that
         compander = Compander("sigmoid", 0.5 if function == "elu" else 1 - 1 / levels)
-    x = np.linspace(-_RANGE, _RANGE, 24001)
+    x = np.linspace(-RANGE, RANGE, 24001)
     mass = np.exp(-0.5 * ((x - reference.mean) / (1.5 * reference.deviation)) ** 2)
     codes = compander.codes(x, levels)
     means = np.bincount(codes, mass * DERIVATIVES[function](x), levels) / np.bincount(
@@ -272,7 +166,7 @@ class _Problem:
            even: bool) -> _Problem:
         x = bin_centres()
         if even:
-            half = _BINS // 2
+            half = BINS // 2
             fold = np.vstack([np.eye(half)[::-1], np.eye(half)])
             x, moment = x[half:], fold.T @ moment @ fold
         slope = DERIVATIVES[function](x)
@@ -309,5 +203,4 @@ class _Problem:
         return levels, error
 
 
-__all__ = ["REFERENCES", "Codebook", "Reference", "Weights", "bin_centres", "design",
-           "reference_weights"]
+__all__ = ["Codebook", "design"]

@@ -12,8 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.builder import GraphBuilder
-from s2a_edge.pack.codecs.codebook import REFERENCES, Codebook, design
+from s2a_edge.pack.codecs.codebook import Codebook, design
 from s2a_edge.pack.codecs.codec import Array, Shape, count_of
+from s2a_edge.pack.codecs.gradient_weights import REFERENCES
 from s2a_edge.pack.codecs.words import lookup_words, words_bytes
 
 WIDTHS = (1, 2, 3, 4, 8)

@@ -8,14 +8,9 @@ import pytest
 
 from s2a_edge.pack.codecs import codec_for
 from s2a_edge.pack.codecs.activations import DERIVATIVES
-from s2a_edge.pack.codecs.codebook import (
-    REFERENCES,
-    Codebook,
-    Weights,
-    bin_centres,
-    design,
-)
+from s2a_edge.pack.codecs.codebook import Codebook, design
 from s2a_edge.pack.codecs.derivative import WIDTHS, DerivativeCodec
+from s2a_edge.pack.codecs.gradient_weights import REFERENCES, Weights, bin_centres
 
 # Relative error over the reference distribution, as computed when the candidates were chosen,
 # rounded up by a tenth: a change that costs accuracy must be made on purpose.
@@ -104,7 +99,8 @@ def test_in_every_cell_the_weighted_error_is_zero(function: str, width: int) -> 
     x = bin_centres()
     codes = book.compander.codes(x, 1 << width)
     left = DERIVATIVES[function](x) - np.array(book.levels)[codes]
-    ours = weights.moment / weights.error(function, Codebook(book.compander, (0.0,) * (1 << width)))
+    zeros = Codebook(book.compander, (0.0,) * (1 << width))
+    ours = weights.moment / zeros.error(function, weights)
     by_cell = np.bincount(codes, (ours @ left), 1 << width)
     # The reference has a fiftieth of the say.
     assert np.abs(by_cell).max() < 0.05 * np.abs(ours @ DERIVATIVES[function](x)).sum()
@@ -149,9 +145,9 @@ def _measured(function: str, seed: int = 2) -> Weights:
 def test_a_codebook_fits_a_models_own_gradients(function: str, width: int) -> None:
     weights = _measured(function)
     fitted, usual = design(function, 1 << width, weights), design(function, 1 << width)
-    assert weights.error(function, fitted) < weights.error(function, usual)
+    assert fitted.error(function, weights) < usual.error(function, weights)
     other = _measured(function, seed=3)  # and those of other samples of the same kind
-    assert other.error(function, fitted) < 1.25 * other.error(function, usual)
+    assert fitted.error(function, other) < 1.25 * usual.error(function, other)
     assert DerivativeCodec(function, width, fitted).name.startswith(f"{function}{width}_fitted")
 
 
@@ -163,7 +159,7 @@ def test_the_error_of_a_codebook_is_that_of_the_bias_gradients() -> None:
     error = (dy * (codec.reference(x.astype(np.float32)) - slope)).sum((0, 1))
     true = (dy * slope).sum((0, 1))
     # Bins are 0.05 wide; a fiftieth of the weight is that of single values.
-    assert Weights.of(x, dy).error("gelu", codec.codebook) == pytest.approx(
+    assert codec.codebook.error("gelu", Weights.of(x, dy)) == pytest.approx(
         float(error @ error) / float(true @ true), rel=0.15)
     channels_first = Weights.of(np.moveaxis(x, -1, 1), np.moveaxis(dy, -1, 1), axis=1)
     np.testing.assert_allclose(channels_first.moment, Weights.of(x, dy).moment)
