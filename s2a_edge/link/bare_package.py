@@ -16,6 +16,7 @@ BARE_MODULES = (
     "link/blobs.py",
     "link/messages.py",
     "link/offered.py",
+    "link/given_file.py",
     "link/framing.py",
     "link/channel.py",
     "link/stream_messages.py",

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from s2a_edge.link.agent_process import AgentProcess
 from s2a_edge.link.blobs import Blob, BlobStore, read_blob
 from s2a_edge.link.channel import Channel
+from s2a_edge.link.given_file import open_below
 from s2a_edge.link.line import BYE, HELLO, PING, PONG, RESET, WELCOME, End, Line
 from s2a_edge.link.messages import (
     Request,
@@ -43,7 +44,6 @@ SESSION_S = 60.0
 """Nothing understood for so long: the host is gone, and nothing more is sent to it."""
 _ANSWER_WAIT_S = 1.0
 _PENDING_BYTES = 256 * 1024
-_READABLE = ("runs", "outgoing")
 AgentCommand = Callable[[Path], Sequence[str]]
 
 
@@ -286,26 +286,3 @@ def _offset(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
         raise bad_request(f"offset {value!a}")
     return value
-
-
-def open_below(root: Path, path: str) -> BinaryIO:
-    """A file of a run, or one made to be fetched, for reading.
-
-    Raises:
-        UsageError: it is outside of those folders, a link, or not there.
-    """
-    parts = Path(path).parts
-    try:
-        if parts[:1] and parts[0] in _READABLE and ".." not in parts and "\0" not in path:
-            file = root / path
-            inside = file.resolve().parent == (root.resolve() / path).parent
-            if inside and file.is_file() and not file.is_symlink():
-                return file.open("rb")
-    except OSError:
-        pass  # the same answer for whatever cannot be opened
-    raise UsageError(
-        where=ascii(path[:100]),
-        expected=f"a file below {' or '.join(_READABLE)}",
-        got="none that can be given",
-        todo="use the same version of s2a-edge on both sides",
-    )
