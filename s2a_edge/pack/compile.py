@@ -175,9 +175,8 @@ def compile_backbone(captured: Captured, options: PackOptions,
     layout = state_layout((t.name, t.initial.size, t.decay) for t in adapted.trainables)
     optimizer = optimizer_model(layout.chunk_elements, options.optimizer)
     check_emitted(optimizer)
-    if pooled_values(steps[largest].model):
-        for model in (evaluation, optimizer):
-            give_pool(model, options)
+    if pooled_values(steps[largest].model):  # the optimizer's chunks are small
+        give_pool(evaluation, options)
     return Compiled(backbone, adapted, steps, references, largest, evaluation,
                     inference, optimizer, samples, allocated, micro, coder, uncoded)
 

@@ -9,8 +9,8 @@ output that nobody reads stays until the run ends: the runtime has no step that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -69,6 +69,13 @@ class Traffic:
     buffers: tuple[Buffer, ...]
     nodes: tuple[NodeTraffic, ...]
     counted_bytes: int
+
+    def without(self, numbers: Container[int]) -> Traffic:
+        """The same but for the buffers of these numbers, which lie elsewhere."""
+        nodes = (replace(node, allocated=tuple(n for n in node.allocated if n not in numbers),
+                         released=tuple(n for n in node.released if n not in numbers))
+                 for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
 
 
 @dataclass

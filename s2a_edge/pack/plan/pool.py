@@ -10,13 +10,14 @@ output takes some 2 KiB of the process, so a graph gets a pool only where that s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import dtype_of
-from s2a_edge.pack.plan.arena import rounded_peak_bytes, smallest_arena_bytes
+from s2a_edge.pack.plan.arena import fits, rounded_peak_bytes, smallest_arena_bytes
 from s2a_edge.pack.plan.buffers import Buffer, Recorder, record_traffic
 from s2a_edge.pack.plan.kernel_memory import alias_source, overwritable, present_outputs
 from s2a_edge.pack.plan.offsets import Interval, lay_out
@@ -39,6 +40,9 @@ _BINDABLE = frozenset({
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8, ir.DataType.INT8,
     ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL,
 })
+
+_Candidate = tuple[tuple[ir.Value, ...], Buffer]
+"""The values that share a buffer, and its lifetime."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,60 @@ def plan_pool(model: ir.Model, runtime: Runtime) -> PoolLayout:
     chosen = [(values, buffer) for values, buffer in found
               if buffer.size_bytes >= least or (buffer.size_bytes >= _LEAST_BYTES and
                                                 buffer.end - buffer.start >= _LONG_LIVED_NODES)]
+    wide = _layout(model, chosen, runtime)
+    narrow = _layout(model, _without_hosted(model, chosen, wide.arena_bytes, runtime), runtime)
+    return min(wide, narrow, key=lambda layout: layout.total_bytes)
+
+
+def _layout(model: ir.Model, chosen: Sequence[_Candidate], runtime: Runtime) -> PoolLayout:
+    """The layout with exactly these buffers in the pool."""
     layout = lay_out([Interval(b.start, b.end, b.size_bytes) for _, b in chosen],
                      alignment_bytes=POOL_ALIGNMENT_BYTES)
     pooled = tuple(PooledBuffer(values, offset, buffer) for (values, buffer), offset
                    in zip(chosen, layout.offsets, strict=True))
-    bound = {value for one in pooled for value in one.values}
-    rest = record_traffic(model, bound_outputs=True, runtime=runtime, bound=bound)
+    rest = record_traffic(model, bound_outputs=True, runtime=runtime, bound=_values(chosen))
     arena_bytes = smallest_arena_bytes(rest, rounded_peak_bytes(rest.buffers, len(rest.nodes)))
     return PoolLayout(pooled, layout.size_bytes, arena_bytes)
+
+
+def _without_hosted(model: ir.Model, chosen: Sequence[_Candidate], arena_bytes: int,
+                    runtime: Runtime) -> list[_Candidate]:
+    """What is left of ``chosen`` when the arena takes whatever it has room for.
+
+    The arena is as large as its largest temporaries, which few nodes take: while the pool is at
+    its fullest, it stands nearly empty.
+    """
+    # Values that nothing was written over are buffers of their own in the arena as well.
+    traffic = record_traffic(model, bound_outputs=True, runtime=runtime,
+                             bound=_values([c for c in chosen if len(c[0]) > 1]))
+    index = {buffer.name: number for number, buffer in enumerate(traffic.buffers)}
+    pooled = {buffer.name: (values, buffer) for values, buffer in chosen}
+    outside = {index[name] for name, (values, _) in pooled.items() if len(values) == 1}
+    tried: set[str] = set()
+    while True:
+        at = _fullest([buffer for _, buffer in pooled.values()])
+        alive = [b for values, b in pooled.values() if len(values) == 1 and b.name not in tried
+                 and b.start <= at < b.end and b.size_bytes <= arena_bytes]
+        if not alive:
+            return list(pooled.values())
+        largest = max(alive, key=lambda b: b.size_bytes)
+        tried.add(largest.name)
+        if fits(traffic.without(outside - {index[largest.name]}), arena_bytes):
+            outside.remove(index[largest.name])
+            del pooled[largest.name]
+
+
+def _fullest(buffers: Sequence[Buffer]) -> int:
+    """The step at which the most bytes of ``buffers`` are alive."""
+    change = np.zeros(max((b.end for b in buffers), default=0) + 1, np.int64)
+    for buffer in buffers:
+        change[buffer.start] += buffer.size_bytes
+        change[buffer.end] -= buffer.size_bytes
+    return int(np.argmax(np.cumsum(change)))
+
+
+def _values(chosen: Sequence[_Candidate]) -> set[ir.Value]:
+    return {value for values, _ in chosen for value in values}
 
 
 def pays(model: ir.Model, runtime: Runtime) -> bool:
@@ -153,8 +203,7 @@ def overwriting_buffers(model: ir.Model) -> tuple[Buffer, ...]:
     return tuple(buffer for _, buffer in _buffers(model, pooled=pooled_values(model)))
 
 
-def _buffers(model: ir.Model, pooled: Iterable[ir.Value] = ()) -> Iterator[
-        tuple[tuple[ir.Value, ...], Buffer]]:
+def _buffers(model: ir.Model, pooled: Iterable[ir.Value] = ()) -> Iterator[_Candidate]:
     """Buffers that could lie in a pool, or do, with the values that are written to each."""
     nodes = list(model.graph)
     inside = set(pooled)

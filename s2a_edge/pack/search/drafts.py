@@ -46,7 +46,6 @@ class Draft:
         weights_bytes: of the file of frozen weights.
         trainables: by name how many elements, and whether they decay.
         blocks: how many blocks the backbone has.
-        optimizer_model: the update of one chunk.
         work: of the training step, in the form that will run.
         optimizer_work: of the update, all of its chunks.
         signature: what is kept and how; candidates that are alike in it have the same step.
@@ -58,7 +57,6 @@ class Draft:
     weights_bytes: int
     trainables: Mapping[str, tuple[int, bool]]
     blocks: int
-    optimizer_model: ir.Model = field(repr=False)
     work: GraphWork = field(repr=False)
     optimizer_work: GraphWork = field(repr=False)
     signature: tuple[tuple[str, str, float], ...] = field(repr=False)
@@ -134,12 +132,10 @@ class Drafts:
             threads = usable_threads(self.base)
             plan = plan_arena(step.model, threads=threads)
             self._ordered[candidate] = replace(draft, train=plan)
-            if plan.pool_bytes:  # then all graphs have one
-                evaluation, optimizer = self._forward(candidate).evaluation, draft.optimizer_model
-                self._ordered[candidate] = replace(
-                    draft, train=plan,
-                    evaluation=plan_arena(evaluation, threads=threads, pool=True),
-                    optimizer=plan_arena(optimizer, threads=threads, pool=True))
+            if plan.pool_bytes:  # then the evaluation graph has one too
+                evaluation = plan_arena(self._forward(candidate).evaluation, threads=threads,
+                                        pool=True)
+                self._ordered[candidate] = replace(draft, train=plan, evaluation=evaluation)
         return self._ordered[candidate]
 
     def steps(self, candidate: Candidate) -> Steps:
@@ -247,8 +243,8 @@ class Drafts:
         return Draft(
             plan_arena(steps.portable.model, threads=threads), plans[key], plans[update],
             self._sizes[sizes], {t.name: (t.initial.size, t.decay) for t in steps.trainables},
-            len(self.sliced(candidate).adapted.blocks), optimizer,
-            graph_work(steps.timed.model.graph), update_work,
+            len(self.sliced(candidate).adapted.blocks), graph_work(steps.timed.model.graph),
+            update_work,
             tuple((s.key, s.codec, s.bits) for s in steps.portable.saved))
 
 
