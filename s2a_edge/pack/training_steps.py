@@ -94,8 +94,9 @@ def put_in_order(model: ir.Model, options: PackOptions) -> None:
 def wants_pool(model: ir.Model, options: PackOptions) -> bool:
     """Whether the graphs of a bundle with this largest training step get a pool, all or none.
 
-    They share arena and pool: one that had none would need an arena beside the others' pool. In half precision a float32 twin stands in for a graph where it
-    cannot run, and its places would be others.
+    They share arena and pool: one that had none would need an arena beside the others' pool. In
+    half precision a float32 twin stands in for a graph where it cannot run, and its places would be
+    others.
     """
     if (options.places, options.order, options.precision) != ("auto", "searched", "fp32"):
         return False
