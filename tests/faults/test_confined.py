@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,24 +224,6 @@ def test_a_group_too_tight_for_any_micro_batch_is_refused_before_the_first_step(
     assert done.stderr.count("\n") == 1
     assert str(group.path) in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_a_group_that_is_made_tighter_while_it_trains_is_met_by_stepping_down(
-    place: Path, tmp_path: Path, free: dict[str, Any], group: ControlGroup
-) -> None:
-    limit_bytes = free["needed"] + 64 * MIB
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    options: dict[str, Any] = {"headroom_bytes": None, "epochs": 6}
-    with start(place, tmp_path / "run", limit_bytes, group, **options) as child:
-        while child.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(0.02)
-        group.limit(group.held_bytes + LEAST_HEADROOM_BYTES // 2)
-        said, errors = child.communicate()
-    assert (child.returncode, group.kills) == (0, 0), errors
-    confined = json.loads(said)
-    assert confined["micro_batch"] == min(MICRO_BATCHES)
-    assert str(group.path) in confined["step_downs"][0]
-    assert confined["steps"] == 6
 
 
 def charged_bytes(free: dict[str, Any]) -> int:

@@ -96,7 +96,7 @@ def test_the_search_finds_the_smallest_arena(truth: float, monkeypatch: pytest.M
     plan = replace(graph[2], arena_bytes=100_000_000)
     tried: list[int] = []
 
-    def fake(path: Path, *, inputs: Path, arena_bytes: int, threads: int | None,
+    def fake(path: Path, *, inputs: Path, arena_bytes: int, pool_bytes: int, threads: int | None,
              kernels: Path | None) -> Rehearsed:
         tried.append(arena_bytes)
         return Rehearsed(arena_bytes >= truth * plan.arena_bytes, "", 0, 0, 0, (), "")
