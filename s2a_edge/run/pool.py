@@ -51,7 +51,7 @@ class Pool:
         """
         limit_bytes = self._limit_bytes
         end_bytes = offset_bytes + size_bytes
-        if offset_bytes % POOL_ALIGNMENT_BYTES or (
+        if size_bytes < 0 or offset_bytes % POOL_ALIGNMENT_BYTES or (
                 limit_bytes is not None and end_bytes > limit_bytes):
             planned = "" if limit_bytes is None else f" below {limit_bytes}"
             raise BundleError(

@@ -185,7 +185,7 @@ def _check_places(file: str, placed: Iterable[ValueFacts], pool_bytes: int) -> N
     """Outputs in the pool must lie inside of it: the runtime writes there what a graph computes."""
     for value in placed:
         item_bytes, offset_bytes = _PLACED_BYTES.get(value.dtype), pool_offset(value.name) or 0
-        shape = [n for n in value.shape or () if isinstance(n, int)]
+        shape = [n for n in value.shape or () if isinstance(n, int) and n >= 0]
         known = value.shape is not None and len(shape) == len(value.shape)
         if item_bytes is None or not known or offset_bytes % POOL_ALIGNMENT_BYTES:
             _refuse(file, "a tensor of known size at a multiple of "
