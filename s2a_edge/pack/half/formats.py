@@ -31,14 +31,14 @@ _PRODUCTS_FP16 = _PRODUCTS_BF16 | {("", "Conv"), ("", "ConvTranspose")}
 # Keep the type of their largest operand.
 _FOLLOWING_BF16 = frozenset({
     "Add", "Concat", "Div", "Erf", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
-    "Gelu", "Identity", "LayerNormalization", "Max", "Min", "Mul", "Neg", "ReduceSum", "Relu",
-    "Reshape", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Slice", "Softmax", "Split",
+    "Gelu", "Identity", "LayerNormalization", "Mul", "Neg", "ReduceSum", "Relu", "Reshape",
+    "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Slice", "Softmax", "Split",
     "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 _FOLLOWING_FP16 = _FOLLOWING_BF16 | {
     "Abs", "AveragePool", "Ceil", "Clip", "DepthToSpace", "Elu", "Equal",
     "Floor", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid",
-    "LeakyRelu", "Less", "LessOrEqual", "MaxPool", "PRelu", "Pad", "ReduceMax",
+    "LeakyRelu", "Less", "LessOrEqual", "Max", "MaxPool", "Min", "PRelu", "Pad", "ReduceMax",
     "ReduceMean", "ReduceMin", "Resize", "Round", "Selu", "Softsign", "SpaceToDepth",
     "ThresholdedRelu",
 }  # fmt: skip
