@@ -34,8 +34,9 @@ from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
-from s2a_edge.pack.rehearse import machine, run_graph
+from s2a_edge.pack.rehearse import run_graph
 from s2a_edge.spec.errors import BudgetError
+from s2a_edge.spec.machine import machine
 from s2a_edge.spec.tunable import adapter_of
 
 MODELS = ("vit_base_patch16_224", "swin_tiny_patch4_window7_224", "resnet50")

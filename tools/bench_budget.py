@@ -31,12 +31,13 @@ from PIL import Image
 from s2a_edge.pack.build import pack_captured
 from s2a_edge.pack.capture import open_source
 from s2a_edge.pack.options import PackOptions
-from s2a_edge.pack.rehearse import machine, subprocess_environment
+from s2a_edge.pack.rehearse import subprocess_environment
 from s2a_edge.pack.search.candidates import Candidate
 from s2a_edge.pack.search.options import SearchOptions
 from s2a_edge.pack.search.search import Search
 from s2a_edge.run.process_memory import read_sizes
 from s2a_edge.spec.budget import requirement
+from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.units import MIB
 

@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from s2a_edge.pack.rehearse import machine, subprocess_environment
+from s2a_edge.pack.rehearse import subprocess_environment
+from s2a_edge.spec.machine import machine
 
 MIB = 2**20
 _INTERVAL_S = 0.01

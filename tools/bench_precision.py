@@ -35,8 +35,8 @@ from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.lower import lower
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.precision import Policy, Precision
-from s2a_edge.pack.rehearse import machine
 from s2a_edge.pack.training_steps import training_steps
+from s2a_edge.spec.machine import machine
 from tools import prepare_cifar10
 from tools.rename_weights import renamed
 

@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from s2a_edge.pack.rehearse import machine
+from s2a_edge.spec.machine import machine
 from tools.conformance_case import Case
 from tools.conformance_models import CASES, CONVOLUTIONAL, TRANSFORMERS
 from tools.conformance_worker import FACTOR, LEAST, Outcome, run_case

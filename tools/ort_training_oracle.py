@@ -40,10 +40,10 @@ from s2a_edge.pack.lower import lower
 from s2a_edge.pack.network import adapted_backbone
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.ort_training.graphs import eval_model, parameter_name
-from s2a_edge.pack.rehearse import machine
 from s2a_edge.pack.slice_products import slice_products
 from s2a_edge.pack.training_steps import fixed_policy, training_steps
 from s2a_edge.spec.errors import S2AError
+from s2a_edge.spec.machine import machine
 from tools.conformance_case import Case, build, feeds, targets
 from tools.conformance_models import CASES
 from tools.conformance_worker import (

@@ -25,6 +25,7 @@ from s2a_edge.cli.kernels import kernels
 from s2a_edge.cli.keys import keygen, sign
 from s2a_edge.cli.links import links, pull
 from s2a_edge.cli.pack import pack
+from s2a_edge.cli.rehearse import rehearse
 from s2a_edge.cli.releases import agent, releases, rollback, start
 from s2a_edge.cli.serve_serial import serve_serial
 from s2a_edge.cli.train import train
@@ -77,6 +78,7 @@ app.command("rollback")(rollback)
 app.command("start", context_settings={"ignore_unknown_options": True})(start)
 app.command("serve-serial")(serve_serial)
 app.command("agent", hidden=True)(agent)
+app.command("rehearse", hidden=True)(rehearse)
 app.add_typer(devices, name="devices")
 
 

@@ -1,9 +1,10 @@
 """The rehearsal: every graph of a bundle runs on this host before the bundle exists.
 
 The board's own runtime code does it, in a fresh process per measurement (one process can hold one
-arena limit, and only a fresh process has a clean peak). What is measured: that the graph runs
-inside the planned arena, how small the arena may really be, the process's memory, the time of a
-step, and the gradients against those of the uncompressed step.
+arena limit, and only a fresh process has a clean peak), started as ``s2a-edge train`` is, so that
+it holds the same code. What is measured: that the graph runs inside the planned arena, how small
+the arena may really be, the process's memory, the time of a step, and the gradients against those
+of the uncompressed step.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -24,12 +23,11 @@ from typing import Any
 import numpy as np
 
 from s2a_edge.spec.errors import InternalError, SourceError, StorageError
+from s2a_edge.spec.machine import machine
 from s2a_edge.spec.memory_plan import Evidence, GradientError, MemoryPlan
 
 # Bisection ends when the bracket is this share of the plan.
 _RESOLUTION = 0.005
-# The last line of a Python traceback of a full or failing disk.
-_DISK_REFUSES = re.compile(r"^OSError: \[Errno \d+\] (.+)$", re.MULTILINE)
 # How far below the plan the search goes: a plan more than this above the truth is too loose.
 _SEARCH_BELOW = 0.12
 # Gradients whose true norm is below this share of the largest are compared on that scale: a key
@@ -81,20 +79,18 @@ def run_graph(graph: Path, *, inputs: Path, arena_bytes: int | None, pool_bytes:
                "outputs": None if outputs is None else str(outputs),
                "kernels": None if kernels is None else str(kernels),
                "profile": None if profile is None else str(profile)}
-    done = subprocess.run([sys.executable, "-m", "s2a_edge.run.rehearsal"],
+    done = subprocess.run([sys.executable, "-m", "s2a_edge", "rehearse"],
                           input=json.dumps(request), capture_output=True, text=True, check=False,
                           env=subprocess_environment())
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError) as error:
-        refused = _DISK_REFUSES.search(done.stderr)
-        if refused is not None and outputs is not None:
-            raise StorageError(where=str(outputs), expected="room for the rehearsal's outputs",
-                               got=refused[1], todo="free space or choose another --out"
-                               ) from error
         raise InternalError(where=f"rehearsal of {graph.name}", expected="a JSON answer",
                             got=f"exit {done.returncode}: {done.stderr.strip()[-400:]}",
                             todo="report this") from error
+    if answer.get("disk"):
+        raise StorageError(where=str(outputs), expected="room for the rehearsal's outputs",
+                           got=str(answer["disk"]), todo="free space or choose another --out")
     if not answer["ok"] and not answer.get("out_of_memory", False):
         raise InternalError(where=f"rehearsal of {graph.name}", expected="a run",
                             got=str(answer.get("error"))[:400], todo="report this")
@@ -235,16 +231,3 @@ def _require_finite(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
-
-
-def machine() -> str:
-    """This host in words: processor model and number of usable cores."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{model}, {len(os.sched_getaffinity(0))} cores"

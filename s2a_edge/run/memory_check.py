@@ -20,6 +20,7 @@ from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, micro_batches
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError
 from s2a_edge.spec.kernels import Kernels
+from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.requirement import (
     LineKind,
@@ -57,6 +58,7 @@ def measure_setting(
     return Setting(
         provider=provider,
         runtime_base_bytes=read_memory().rss_bytes + LIBRARY_GROWTH_BYTES,
+        rehearsed_as=(machine(), runtime_name()),
         prefetch=provider != "cpu",
         threads=usable_cores() if threads is None else threads,
         onnxruntime=runtime_version(runtime_name()),

@@ -85,7 +85,8 @@ class Pool:
                 [self.size_bytes], np.uint8, self.provider, 0)
         try:
             # Pages of its own, which go back to the system with it; untouched ones take nothing.
-            mapped = mmap.mmap(-1, self.size_bytes)
+            # Shared ones would be neither bounded by RLIMIT_DATA nor counted as anonymous.
+            mapped = mmap.mmap(-1, self.size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise BudgetError(
                 where="pool",

@@ -1,7 +1,8 @@
 """Runs one graph in this process, under an arena limit, and reports what it took.
 
 ``python -m s2a_edge.run.rehearsal`` reads one JSON request on stdin and prints one JSON answer; a
-process is used once, because its arena limit and its memory peak belong to it for good.
+process is used once, because its arena limit and its memory peak belong to it for good. Where what
+is measured stands for a training it is ``s2a-edge rehearse``, with the command line loaded too.
 
 Request::
 
@@ -17,8 +18,8 @@ Request::
      "profile": PATH | null}           start of a file name for the runtime's profile; absent: none
 
 Answer: ``{"ok": true, ...}`` with the fields of :class:`Measurement`, or ``{"ok": false, "error",
-"out_of_memory", "failed_node", ...}`` with what was measured until then. The exit status is 0 in
-both cases, 2 for a request that cannot be read.
+"out_of_memory", "failed_node", "disk", ...}`` with what was measured until then (``disk``: what a
+full or failing one says). The exit status is 0 in both cases, 2 for a request that cannot be read.
 
 As in training, every input is bound, outputs are preallocated outside the arena, and an output
 ``NAME_out.X`` shares its memory with the input ``NAME.X`` (``NAME_out`` with ``NAME``), which is
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import re
 import sys
@@ -40,13 +42,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.engine import Engine, runtime_name
 from s2a_edge.run.graph import Graph, Port
 from s2a_edge.run.mapped_files import resident_bytes
 from s2a_edge.run.process_memory import read_memory, reset_peak
-from s2a_edge.spec.errors import BudgetError, DataError, S2AError, UsageError
+from s2a_edge.spec.errors import BudgetError, DataError, S2AError, StorageError, UsageError
 
 _POSITIVE = ("correction", "weight")
 _IN_PLACE = re.compile(r"_out(\.|$)")
@@ -155,15 +158,21 @@ def rehearse(request: Request) -> dict[str, object]:
             "error": str(error),
             "out_of_memory": isinstance(error, BudgetError),
             "failed_node": node[1] if node else None,
+            "disk": error.got if isinstance(error, StorageError) else None,
         }
         return {**failure, **dataclasses.asdict(measured)}
     return {"ok": True, **dataclasses.asdict(measured)}
 
 
 def _load_what_training_loads() -> None:
-    """A budget is for the process of ``s2a-edge train``: its command line and images included."""
-    for name in ("s2a_edge.run.trainer", "PIL.JpegImagePlugin", "typer", "rich.progress"):
+    """A budget is for the process of ``s2a-edge train``: progress and images included."""
+    for name in ("s2a_edge.run.trainer", "s2a_edge.run.engine_choice", "numpy.random",
+                 "typer", "rich.progress", "rich.table"):
         importlib.import_module(name)
+    for kind in ("JPEG", "PNG"):  # code of the decoders becomes resident as it runs
+        with io.BytesIO() as file:
+            Image.new("RGB", (64, 64)).save(file, kind)
+            Image.open(file).resize((48, 48), Image.Resampling.BICUBIC).load()
 
 
 def _measure(request: Request, measured: Measurement) -> None:
@@ -196,7 +205,11 @@ def _measure(request: Request, measured: Measurement) -> None:
         measured.node_ms = node_times(graph.end_profile())
     if request.outputs is not None:
         arrays: dict[str, Any] = {name: tensor.read() for name, tensor in outputs.items()}
-        np.savez(request.outputs, **arrays)
+        try:
+            np.savez(request.outputs, **arrays)
+        except OSError as error:
+            raise StorageError(where=str(request.outputs), expected="room for the outputs",
+                               got=error.strerror or str(error), todo="free space") from error
 
 
 def _measure_peak(measured: Measurement, base_anon_bytes: int, weights: Path) -> None:

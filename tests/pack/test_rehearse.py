@@ -15,8 +15,9 @@ from s2a_edge.pack import rehearse as rehearsing
 from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.emit import emit_model
 from s2a_edge.pack.plan import plan_memory
-from s2a_edge.pack.rehearse import Rehearsed, gradient_error, machine, rehearse, run_graph
+from s2a_edge.pack.rehearse import Rehearsed, gradient_error, rehearse, run_graph
 from s2a_edge.spec.errors import InternalError, SourceError, StorageError
+from s2a_edge.spec.machine import machine
 from s2a_edge.spec.memory_plan import MemoryPlan
 
 FLOATS = 2**16  # 256 KiB a value

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from s2a_edge.pack.compile import Compiled
-from s2a_edge.pack.rehearse import machine
+from s2a_edge.spec.machine import machine
 from tests.pack.compiled import batch_of, compiled, parameters, run, session
 from tests.parity.test_backbones import BATCH, timm_compiled, vit_s
 from tests.parity.tolerances import body, cosine, relative_errors

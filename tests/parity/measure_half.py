@@ -13,7 +13,7 @@ from statistics import fmean, pstdev
 import numpy as np
 import torch
 
-from s2a_edge.pack.rehearse import machine
+from s2a_edge.spec.machine import machine
 from tests.pack.torch_twin import TorchTwin
 from tests.parity.half_steps import BATCH, MODELS, errors, exact, feeds, made
 

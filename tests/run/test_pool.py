@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from s2a_edge.run.pool import Pool
@@ -26,6 +29,20 @@ def test_graphs_share_one_piece_as_large_as_the_largest() -> None:
     assert pool.size_bytes == 4096
     assert pool.address() == pool.address()
     assert pool.address() % 4096 == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_its_pages_are_bounded_and_counted_like_those_of_the_arena() -> None:
+    pool = Pool("cpu", 4096)
+    pool.reserve("train", 0, 4096)
+    address = pool.address()
+    for line in Path("/proc/self/maps").read_text("ascii").splitlines():
+        span, permissions, *_ = line.split()
+        start, stop = (int(number, 16) for number in span.split("-"))
+        if start <= address < stop:
+            assert permissions == "rw-p"
+            return
+    pytest.fail("no mapping holds the pool")
 
 
 @pytest.mark.parametrize(("offset", "dtype", "shape"), [

@@ -188,6 +188,25 @@ def test_the_callers_own_base_replaces_the_packed_one() -> None:
     assert (line.size_bytes, line.how) == (50 * MIB, "measured on this device")
 
 
+def test_a_rehearsal_on_this_very_host_counts_unless_the_process_holds_more() -> None:
+    """Two processes of one program differ a little; what one budget allows one, it allows both."""
+    packed = manifest({1: MIB})
+    evidence = packed.graphs.optimizer.evidence
+    base = requirement(packed).total_bytes
+    most_bytes = requirement(packed).of_kind(LineKind.RUNTIME) + PIPELINE_BYTES
+    here = (evidence.machine, evidence.onnxruntime)
+
+    def more(measured_bytes: int, rehearsed_as: tuple[str, str] | None) -> int:
+        setting = Setting(runtime_base_bytes=measured_bytes, rehearsed_as=rehearsed_as)
+        return requirement(packed, setting=setting).total_bytes - base
+
+    assert more(most_bytes - 3 * MIB, here) == more(most_bytes, here) == 0
+    assert more(most_bytes + 7, here) == 7
+    assert more(most_bytes - 3 * MIB, None) == -3 * MIB
+    assert more(most_bytes - 3 * MIB, (evidence.machine, "1.19.2")) == -3 * MIB
+    assert more(most_bytes - 3 * MIB, ("another", evidence.onnxruntime)) == -3 * MIB
+
+
 def test_what_the_rehearsal_needed_beyond_the_plan_is_a_line() -> None:
     known = 30 * MIB + 2 * MIB + 8 * MIB + 2 * PARAM_BYTES + (IMAGE_BYTES + 88)
     needed = requirement(manifest({1: 8 * MIB}, peak_bytes=known + 12345))

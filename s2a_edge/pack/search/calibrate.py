@@ -22,13 +22,14 @@ from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
-from s2a_edge.pack.rehearse import Rehearsed, machine, run_graph
+from s2a_edge.pack.rehearse import Rehearsed, run_graph
 from s2a_edge.pack.search.candidates import Candidate
 from s2a_edge.pack.search.cost import Costs, TimedNode, fit_costs
 from s2a_edge.pack.search.drafts import Drafts
 from s2a_edge.pack.search.memory import Memory, fit_sessions
 from s2a_edge.pack.search.work import GraphWork, Work, kind_of, node_work
 from s2a_edge.pack.training_steps import usable_threads
+from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import BatchGraph, Graphs, Manifest, OptimizerGraph, WeightEntry
 from s2a_edge.spec.memory_plan import Evidence, MemoryPlan
 from s2a_edge.spec.requirement import Setting
