@@ -18,7 +18,7 @@ from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_facts import ModelFacts, ValueFacts
 from s2a_edge.spec.onnx_wire import lint_model
-from s2a_edge.spec.pool_ports import POOL_ALIGNMENT_BYTES, pool_offset
+from s2a_edge.spec.pool_ports import POOL_ALIGNMENT_BYTES, lies_in_pool, pool_offset
 from s2a_edge.spec.task_ports import (
     Ports,
     evaluation_outputs,
@@ -184,14 +184,17 @@ def _pool_sizes(manifest: Manifest) -> dict[str, int]:
 def _check_places(file: str, placed: Iterable[ValueFacts], pool_bytes: int) -> None:
     """Outputs in the pool must lie inside of it: the runtime writes there what a graph computes."""
     for value in placed:
-        item_bytes, offset_bytes = _PLACED_BYTES.get(value.dtype), pool_offset(value.name) or 0
-        shape = [n for n in value.shape or () if isinstance(n, int) and n >= 0]
-        known = value.shape is not None and len(shape) == len(value.shape)
-        if item_bytes is None or not known or offset_bytes % POOL_ALIGNMENT_BYTES:
-            _refuse(file, "a tensor of known size at a multiple of "
-                    f"{POOL_ALIGNMENT_BYTES} bytes in the pool", _said(value))
-        elif offset_bytes + math.prod(shape) * item_bytes > pool_bytes:
-            _refuse(file, f"places within the pool of {pool_bytes} bytes", _said(value))
+        if not lies_in_pool(pool_offset(value.name) or 0, _size_bytes(value), pool_bytes):
+            _refuse(file, f"a tensor of known size at a multiple of {POOL_ALIGNMENT_BYTES} bytes, "
+                    f"within the pool of {pool_bytes} bytes", _said(value))
+
+
+def _size_bytes(value: ValueFacts) -> int:
+    """Bytes of a value in the pool; 0 where they do not follow from its type and shape."""
+    lengths = [n for n in value.shape or () if isinstance(n, int) and n >= 0]
+    if value.shape is None or len(lengths) != len(value.shape):
+        return 0
+    return math.prod(lengths) * _PLACED_BYTES.get(value.dtype, 0)
 
 
 def _said(value: ValueFacts) -> str:

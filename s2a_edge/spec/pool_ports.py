@@ -27,4 +27,16 @@ def pool_offset(name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-__all__ = ["POOL_ALIGNMENT_BYTES", "pool_offset", "pool_port"]
+def lies_in_pool(offset_bytes: int, size_bytes: int, pool_bytes: int | None) -> bool:
+    """Whether a planned place can be trusted: aligned, not empty, and inside of the pool.
+
+    Args:
+        offset_bytes: where a value begins.
+        size_bytes: of the value.
+        pool_bytes: of the pool; None: as large as it takes.
+    """
+    return (offset_bytes >= 0 and offset_bytes % POOL_ALIGNMENT_BYTES == 0 and size_bytes > 0
+            and (pool_bytes is None or offset_bytes + size_bytes <= pool_bytes))
+
+
+__all__ = ["POOL_ALIGNMENT_BYTES", "lies_in_pool", "pool_offset", "pool_port"]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
 from s2a_edge.run.pool import Pool
-from s2a_edge.spec.bundle_graphs import _check_places
-from s2a_edge.spec.errors import BundleError
-from s2a_edge.spec.onnx_facts import ValueFacts
-from s2a_edge.spec.pool_ports import pool_port
+from s2a_edge.spec.errors import BudgetError, BundleError, InternalError
 
 
-@pytest.mark.parametrize(("offset", "size"), [(32, 4), (4096, 4), (4032, 128), (0, -4)])
+@pytest.mark.parametrize(("offset", "size"), [(32, 4), (4096, 4), (4032, 128), (0, -4),
+                                             (0, 0), (-64, 4)])
 def test_places_outside_of_the_plan_are_refused(offset: int, size: int) -> None:
     pool = Pool("cpu", 4096)
     with pytest.raises(BundleError):
@@ -31,6 +30,37 @@ def test_graphs_share_one_piece_as_large_as_the_largest() -> None:
     assert pool.address() % 4096 == 0
 
 
+def test_memory_that_graphs_are_bound_to_does_not_move() -> None:
+    pool = Pool("cpu", None)
+    pool.reserve("train", 0, 4096)
+    address = pool.address()
+    pool.reserve("eval", 64, 4032)
+    with pytest.raises(InternalError, match="loaded before the first one runs"):
+        pool.reserve("late", 4096, 64)
+    assert pool.size_bytes == 4096
+    assert pool.address() == address
+
+
+@pytest.mark.parametrize("size", [2**62, 2**64], ids=["refused by the system", "no such address"])
+def test_memory_that_cannot_be_had_is_a_budget_error(size: int) -> None:
+    pool = Pool("cpu", None)
+    pool.reserve("train", 0, size)
+    with pytest.raises(BudgetError) as error:
+        pool.address()
+    assert error.value.missing_bytes == size
+
+
+def test_a_device_out_of_memory_is_a_budget_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", refuse)
+    pool = Pool("cuda", None)
+    pool.reserve("train", 0, 64)
+    with pytest.raises(BudgetError, match="out of memory"):
+        pool.address()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_its_pages_are_bounded_and_counted_like_those_of_the_arena() -> None:
     pool = Pool("cpu", 4096)
@@ -43,18 +73,3 @@ def test_its_pages_are_bounded_and_counted_like_those_of_the_arena() -> None:
             assert permissions == "rw-p"
             return
     pytest.fail("no mapping holds the pool")
-
-
-@pytest.mark.parametrize(("offset", "dtype", "shape"), [
-    (2**30, "float32", (-(2**40),)), (32, "float32", (4,)), (4096, "float32", (1,)),
-    (0, "string", (1,)), (0, "float32", None), (0, "float32", (1025,)),
-])  # fmt: skip
-def test_a_bundle_cannot_name_such_a_place(
-    offset: int, dtype: str, shape: tuple[int, ...] | None
-) -> None:
-    with pytest.raises(BundleError):
-        _check_places("train.onnx", [ValueFacts(pool_port(offset, 0), dtype, shape)], 4096)
-
-
-def test_a_place_inside_of_the_pool_is_taken() -> None:
-    _check_places("train.onnx", [ValueFacts(pool_port(64, 0), "float32", (1008,))], 4096)
