@@ -80,7 +80,7 @@ def _trial(path: Path, limit_bytes: int, pool_bytes: int, threads: int) -> dict[
     child = os.fork()
     if child == 0:
         answer = rehearse(Request(path, 0, limit_bytes - pool_bytes, threads, _REPEAT, None,
-                                  pool_bytes=pool_bytes))
+                                  pool_bytes=pool_bytes, own_weights=False))
         with os.fdopen(writer, "w") as pipe:
             json.dump(answer, pipe)
         os._exit(0)

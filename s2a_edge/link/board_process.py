@@ -109,6 +109,7 @@ def rehearse_step(folder: Path, manifest: Manifest, facts: BoardFacts) -> float:
             "inputs": {"random": 0},
             "arena_bytes": limit_bytes - graph.plan.pool_bytes if provider == "cpu" else None,
             "pool_bytes": graph.plan.pool_bytes,
+            "own_weights": False,
             "provider": provider,
             "threads": None,
             "repeat": 1,

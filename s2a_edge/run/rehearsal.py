@@ -12,6 +12,9 @@ Request::
      "pool_bytes": N | null,           limit of the pool beside it; absent: none
      "threads": N | null,
      "provider": "cpu" | "cuda",       absent: cpu
+     "own_weights": true | false,      whether the session reads weights.bin itself; absent: true.
+                                       false: as in training, which keeps it out of the arena of
+                                       onnxruntime 1.19; the graph lies in a whole bundle
      "kernels": PATH | null,           library of kernels in C; absent: none
      "repeat": N,
      "outputs": PATH.npz | null,       where to write the outputs of the last run
@@ -49,12 +52,13 @@ from s2a_edge.run.engine import Engine, runtime_name
 from s2a_edge.run.graph import Graph, Port
 from s2a_edge.run.mapped_files import resident_bytes
 from s2a_edge.run.process_memory import read_memory, reset_peak
+from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, DataError, S2AError, StorageError, UsageError
 
 _POSITIVE = ("correction", "weight")
 _IN_PLACE = re.compile(r"_out(\.|$)")
 _KEYS = {"graph", "inputs", "arena_bytes", "pool_bytes", "threads", "repeat", "outputs", "kernels",
-         "profile", "provider"}
+         "own_weights", "profile", "provider"}
 _KERNEL_TIME = "_kernel_time"
 _NODE = re.compile(r"node '([^']*)'")
 
@@ -73,6 +77,7 @@ class Request:
     profile: Path | None = None
     provider: Provider = "cpu"
     pool_bytes: int | None = None
+    own_weights: bool = True
 
 
 @dataclass
@@ -135,6 +140,7 @@ def read_request(text: str) -> Request:
             profile=None if value.get("profile") is None else Path(value["profile"]),
             pool_bytes=None if value.get("pool_bytes") is None else int(value["pool_bytes"]),
             provider="cuda" if value.get("provider") == "cuda" else "cpu",
+            own_weights=bool(value.get("own_weights", True)),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
@@ -179,7 +185,8 @@ def _measure(request: Request, measured: Measurement) -> None:
     _load_what_training_loads()
     before = read_memory()
     measured.runtime_base_bytes = before.rss_bytes
-    engine = Engine(arena_limit_bytes=request.arena_bytes,
+    weights = None if request.own_weights else _weights_beside(request.graph)
+    engine = Engine(arena_limit_bytes=request.arena_bytes, weights=weights,
                     pool_limit_bytes=request.pool_bytes, threads=request.threads,
                     kernels=request.kernels, profile=request.profile,
                     provider=request.provider)
@@ -210,6 +217,10 @@ def _measure(request: Request, measured: Measurement) -> None:
         except OSError as error:
             raise StorageError(where=str(request.outputs), expected="room for the outputs",
                                got=error.strerror or str(error), todo="free space") from error
+
+
+def _weights_beside(graph: Path) -> dict[str, Array]:
+    return Bundle.open(graph.parent, verify=False).weights()
 
 
 def _measure_peak(measured: Measurement, base_anon_bytes: int, weights: Path) -> None:

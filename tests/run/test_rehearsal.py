@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from s2a_edge.run import rehearsal
+from s2a_edge.run.engine import Engine
+from s2a_edge.spec.bundle import Bundle
 from tests.run.toy_bundle import ARENA_BYTES, toy_samples, write_toy_bundle
 from tests.run.toy_graphs import TRAINABLES, ToySize
 
@@ -115,3 +118,22 @@ def test_inputs_that_do_not_fit_the_graph_are_an_answer(
 def test_a_request_that_cannot_be_read_is_exit_2(text: str) -> None:
     status, answer = rehearse(text)
     assert (status, answer["ok"], answer["error"]) == (2, False, "UsageError")
+
+
+def test_weights_can_be_handed_over_as_in_training(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any] | None] = []
+
+    class Spy(Engine):
+        def __init__(self, **settings: Any) -> None:
+            given.append(settings["weights"])
+            super().__init__(**settings)
+
+    monkeypatch.setattr(rehearsal, "Engine", Spy)
+    request = {"graph": str(toy / "train_b2.onnx"), "inputs": {"random": 0}, "threads": 1}
+    for more in ({}, {"own_weights": False}):
+        assert rehearsal.rehearse(rehearsal.read_request(json.dumps({**request, **more})))["ok"]
+    own, handed = given
+    assert own is None
+    assert handed is not None and set(handed) == set(Bundle.open(toy).weights()) != set()
