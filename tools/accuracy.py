@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from s2a_edge.spec.machine import machine
 from tools import accuracy_report, prepare_cifar10
 from tools.accuracy_task import Outcome, Task
 
@@ -329,14 +330,9 @@ def _revision() -> str:
 
 
 def _machine(threads: int) -> str:
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     packages = ", ".join(f"{name} {version(name)}" for name in
                          ("s2a-edge", "onnxruntime", "torch", "numpy"))
-    return f"{model}, {threads} threads, Python {platform.python_version()}, {packages}"
+    return f"{machine()}, {threads} threads, Python {platform.python_version()}, {packages}"
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from s2a_edge.pack.codecs.activations import DERIVATIVES
 from s2a_edge.pack.codecs.codebook import design
 from s2a_edge.pack.graph import dtype_of, shape_of
 from s2a_edge.pack.plan import plan_memory
+from s2a_edge.spec.machine import machine
 
 if TYPE_CHECKING:  # torch and the photographs are loaded where errors are measured
     from tools.bench_codecs_vit import Gradients
@@ -98,10 +99,7 @@ def _options() -> argparse.Namespace:
 
 
 def _machine() -> dict[str, str]:
-    cpu = next((line.partition(":")[2].strip() for line in
-                Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-                if line.startswith("model name")), platform.machine())
-    return {"cpu": cpu, "cores": str(os.cpu_count()), "python": platform.python_version(),
+    return {"cpu": machine(), "python": platform.python_version(),
             **{name: version(name) for name in ("onnxruntime", "numpy")}}
 
 

@@ -25,6 +25,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from s2a_edge.spec.machine import machine
+
 TORCH = ("torch-full", "torch-lora", "torch-bias")
 AUTOCAST = tuple(f"{name}-amp" for name in TORCH)  # on CUDA: float16 where autocast takes it
 OURS = ("ours-32", "ours-8", "ours-4", "ours-4-portable")  # without kernels in C
@@ -155,14 +157,8 @@ def _ratios(report: dict[str, Any]) -> list[str]:
 
 
 def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES if _is_installed(name))
-    return (f"{model}, {len(os.sched_getaffinity(0))} cores, Python "
-            f"{platform.python_version()}, {packages}")
+    return f"{machine()}, Python {platform.python_version()}, {packages}"
 
 
 def _is_installed(name: str) -> bool:

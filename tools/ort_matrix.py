@@ -25,6 +25,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from s2a_edge.spec.machine import machine
 from tools.ort_matrix_case import Case, Environment, Result, run_case, write_samples
 
 VERSIONS = ("onnxruntime==1.32.0", "onnxruntime==1.23.2", "onnxruntime==1.22.1",
@@ -55,7 +56,7 @@ def main() -> int:
                 first = first or results[-1]
     report = {
         "command": " ".join(["python", "tools/ort_matrix.py", *sys.argv[1:]]),
-        "machine": f"{_processor()}, {options.threads} threads, Python "
+        "machine": f"{machine()}, {options.threads} threads, Python "
         f"{platform.python_version()}",
         "results": [asdict(result) for result in results],
     }
@@ -151,13 +152,6 @@ def _row(result: Result) -> str:
              result.logits_against_first, arenas, memory,
              "" if step_ms is None else f"{step_ms:.1f}")
     return "| " + " | ".join(cells) + " |"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

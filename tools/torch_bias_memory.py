@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from s2a_edge.run.process_memory import read_memory
+from s2a_edge.spec.machine import machine
 
 MIB = 2**20
 IMAGE_PX, PATCH_PX, WIDTH, DEPTH, HEADS = 112, 14, 384, 12, 6
@@ -46,7 +47,7 @@ def main() -> int:
     rows = [_work(f"{m}/{n}", options) for m in options.models for n in options.micro_batches]
     report = {
         "command": " ".join(["python", "tools/torch_bias_memory.py", *sys.argv[1:]]),
-        "machine": f"{_processor()}, {options.threads} threads, Python "
+        "machine": f"{machine()}, {options.threads} threads, Python "
         f"{platform.python_version()}, torch {version('torch')}, timm {version('timm')}",
         "model": f"ViT {WIDTH}x{DEPTH}, patch {PATCH_PX}, {IMAGE_PX} px, biases and head, AdamW",
         "effective_batch": EFFECTIVE_BATCH,
@@ -179,13 +180,6 @@ def _measure(kind: str, micro_batch: int, steps: int, threads: int) -> dict[str,
         "step_ms_min": round(min(step_ms), 1),
         "n": len(step_ms),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":
