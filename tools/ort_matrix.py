@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The board side on several releases of onnxruntime, on bundles packed with the current one.
 
-    python tools/ort_matrix.py --cache out/ort
-    python tools/ort_matrix.py --versions onnxruntime==1.32.0 onnxruntime==1.24.4 --json out.json
-    python tools/ort_matrix.py --bundle out/solar.s2a
+    python -m tools.ort_matrix --cache out/ort
+    python -m tools.ort_matrix --versions onnxruntime==1.32.0 onnxruntime==1.24.4 --json out.json
+    python -m tools.ort_matrix --bundle out/solar.s2a
 
 Packs a tiny ViT and a tiny ResNet at 4 and 32 bits. Every release gets an environment of its own
 with what a board has: numpy, safetensors, Pillow, typer, rich; no torch, no onnx. There it checks,
@@ -55,7 +55,7 @@ def main() -> int:
                 results.append(run_case(case, environment, reference=first))
                 first = first or results[-1]
     report = {
-        "command": " ".join(["python", "tools/ort_matrix.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "tools.ort_matrix", *sys.argv[1:]]),
         "machine": f"{machine()}, {options.threads} threads, Python "
         f"{platform.python_version()}",
         "results": [asdict(result) for result in results],
