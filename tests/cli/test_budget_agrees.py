@@ -15,7 +15,6 @@ from PIL import Image
 from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.units import KIB, MIB
-from tests.cli.test_pack import source  # noqa: F401  # a fixture
 
 EXHAUSTED = 3
 RESOLUTION_BYTES = 512 * KIB
@@ -41,7 +40,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def smallest_budget(source: Path, out: Path) -> int:  # noqa: F811
+def smallest_budget(source: Path, out: Path) -> int:
     """By bisection, with a real pack at each budget; ``out`` is of the last one accepted."""
     done = s2a("pack", source, "--out", out, *RECIPE, "--budget", MIB, "--json")
     assert done.returncode == EXHAUSTED, done.stderr
@@ -61,7 +60,7 @@ def smallest_budget(source: Path, out: Path) -> int:  # noqa: F811
 
 
 def test_the_smallest_budget_that_pack_accepts_is_enough_for_check_and_train(
-    source: Path, photographs: Path, tmp_path: Path  # noqa: F811
+    source: Path, photographs: Path, tmp_path: Path
 ) -> None:
     bundle, run = tmp_path / "b.s2a", tmp_path / "run"
     budget_bytes = smallest_budget(source, bundle)
@@ -84,7 +83,7 @@ def test_the_smallest_budget_that_pack_accepts_is_enough_for_check_and_train(
 
 
 def test_check_of_this_device_says_what_train_says(
-    source: Path, photographs: Path, tmp_path: Path  # noqa: F811
+    source: Path, photographs: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "b.s2a"
     assert s2a("pack", source, "--out", bundle, *RECIPE).returncode == 0

@@ -17,7 +17,6 @@ from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.units import MIB
-from tests.cli.test_pack import source  # noqa: F401  # a fixture
 
 
 def _pack(*arguments: object) -> Result:
@@ -25,7 +24,7 @@ def _pack(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def packed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def packed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("auto")
     recipe = ("--classes", 3, "--batch", 4, "--threads", 1, "--no-native")
     done = _pack(source, "--out", folder / "b.s2a", *recipe, "--auto", "--bits", 4,
@@ -91,7 +90,7 @@ def test_a_manifest_that_contradicts_its_search_is_refused(packed: Path) -> None
     assert Manifest.from_json(json.dumps(text)).recipe.search is None
 
 
-def test_nothing_fits(source: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_fits(source: Path, tmp_path: Path) -> None:
     recipe = ("--classes", 3, "--batch", 2, "--threads", 1, "--no-native", "--json")
     fixed = ("--bits", 32, "--recompute", "cheap", "--attention", "auto", "--micro-batch", 2)
     # Below what Python and the runtime take by themselves.
@@ -116,7 +115,7 @@ def test_nothing_fits(source: Path, tmp_path: Path) -> None:  # noqa: F811
         (["--auto", "--device", "cpu-reference"], "--budget"),
     ],
 )
-def test_wrong_flags(source: Path, tmp_path: Path, arguments: list[str],  # noqa: F811
+def test_wrong_flags(source: Path, tmp_path: Path, arguments: list[str],
                      expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = _pack(source, "--out", "b.s2a", "--classes", 2, *arguments)

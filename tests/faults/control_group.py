@@ -143,5 +143,3 @@ def _remove(group: Path) -> None:
         except OSError:
             time.sleep(0.1)
     group.rmdir()
-
-
