@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from s2a_edge.link.channel import Channel, session_of
+from s2a_edge.link.channel import Channel
+from s2a_edge.link.channel_frames import session_of
 from s2a_edge.link.framing import Deframer, encode_frame
 
 VERSION = 1

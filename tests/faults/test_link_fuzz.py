@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from s2a_edge.link.agent import answer
 from s2a_edge.link.blobs import Blob, BlobStore, sha256_of
-from s2a_edge.link.channel import ACK, DATA, Channel
+from s2a_edge.link.channel import Channel
+from s2a_edge.link.channel_frames import ACK, DATA
 from s2a_edge.link.framing import Deframer, encode_frame
 from s2a_edge.link.install import BoardChecks, Offer, install
 from s2a_edge.link.line import BYE, HELLO, FdLine, LineLostError, control_frame

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_edge.link.channel import WINDOW_BYTES, Channel, Receiver
+from s2a_edge.link.channel import Channel
+from s2a_edge.link.channel_frames import WINDOW_BYTES
 from s2a_edge.link.framing import Deframer, encode_frame
+from s2a_edge.link.receiver import Receiver
 
 
 @dataclass
