@@ -8,7 +8,6 @@ and outputs that follow from it, with their dtypes and static shapes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -17,8 +16,10 @@ from s2a_edge.spec.bundle_files import WEIGHTS_NAME
 from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.onnx_facts import ModelFacts, ValueFacts
+from s2a_edge.spec.onnx_nodes import read_nodes
 from s2a_edge.spec.onnx_wire import lint_model
-from s2a_edge.spec.pool_ports import POOL_ALIGNMENT_BYTES, lies_in_pool, pool_offset
+from s2a_edge.spec.pool_places import check_lifetimes, places_within
+from s2a_edge.spec.pool_ports import pool_offset
 from s2a_edge.spec.task_ports import (
     Ports,
     evaluation_outputs,
@@ -39,11 +40,6 @@ NATIVE_DOMAIN = "s2a.edge"  # kernels in C (s2a_edge/native), which check what t
 _Signature = tuple[list[ValueFacts], list[ValueFacts]]
 
 
-# Types of values in the pool, and the bytes of an element.
-_PLACED_BYTES = {"bool": 1, "float16": 2, "float32": 4, "int8": 1, "int32": 4, "int64": 8,
-                 "uint8": 1}  # fmt: skip
-
-
 def check_graphs(manifest: Manifest, folder: Path) -> None:
     """Raise BundleError at the first graph in ``folder`` that is unsafe or unlike ``manifest``."""
     weights_bytes = (folder / WEIGHTS_NAME).stat().st_size
@@ -54,8 +50,7 @@ def check_graphs(manifest: Manifest, folder: Path) -> None:
         is_skeleton = file == manifest.graphs.infer.file
         check_safe(facts, file, 0 if is_skeleton else weights_bytes, native=file in native)
         _check_values(file, "input", facts.inputs, signature[0])
-        placed = [value for value in facts.outputs if pool_offset(value.name) is not None]
-        _check_places(file, placed, pools.get(file, 0))
+        _check_places(folder / file, facts, pools.get(file, 0))
         rest = [value for value in facts.outputs if pool_offset(value.name) is None]
         _check_values(file, "output", rest, signature[1])
 
@@ -181,20 +176,13 @@ def _pool_sizes(manifest: Manifest) -> dict[str, int]:
     return sizes | {g.file: g.plan.pool_bytes for g in native}
 
 
-def _check_places(file: str, placed: Iterable[ValueFacts], pool_bytes: int) -> None:
-    """Outputs in the pool must lie inside of it: the runtime writes there what a graph computes."""
-    for value in placed:
-        if not lies_in_pool(pool_offset(value.name) or 0, _size_bytes(value), pool_bytes):
-            _refuse(file, f"a tensor of known size at a multiple of {POOL_ALIGNMENT_BYTES} bytes, "
-                    f"within the pool of {pool_bytes} bytes", _said(value))
-
-
-def _size_bytes(value: ValueFacts) -> int:
-    """Bytes of a value in the pool; 0 where they do not follow from its type and shape."""
-    lengths = [n for n in value.shape or () if isinstance(n, int) and n >= 0]
-    if value.shape is None or len(lengths) != len(value.shape):
-        return 0
-    return math.prod(lengths) * _PLACED_BYTES.get(value.dtype, 0)
+def _check_places(path: Path, facts: ModelFacts, pool_bytes: int) -> None:
+    """The runtime writes to places what a graph computes: inside the pool, over nothing in use."""
+    placed = [value for value in facts.outputs if pool_offset(value.name) is not None]
+    if placed:
+        places = places_within(path.name, placed, pool_bytes)
+        given = facts.initializers.union(value.name for value in facts.inputs)
+        check_lifetimes(path.name, places, read_nodes(path), given)
 
 
 def _said(value: ValueFacts) -> str:

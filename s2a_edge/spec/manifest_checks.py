@@ -28,6 +28,7 @@ def check_consistency(manifest: Manifest) -> None:
     check_weight_table(manifest.weights)
     check_coded(manifest.frozen, manifest.weights)
     _check_graphs(manifest)
+    _check_pools(manifest)
     _check_search(manifest)
     _check_task(manifest)
     _check_text(manifest)
@@ -128,6 +129,19 @@ def _check_graphs(manifest: Manifest) -> None:
     for file in files:
         if file.lower() in reserved or not file.endswith(".onnx"):
             refuse("manifest.json: graphs", "graph files named *.onnx", file)
+
+
+def _check_pools(manifest: Manifest) -> None:
+    """A pool is a part of what its graph needs: else a budget would not count all of it."""
+    graphs = manifest.graphs
+    forms = [g for g in (*graphs.train, *(g.native for g in graphs.train), graphs.eval,
+                         graphs.optimizer) if g is not None]
+    for form in forms:
+        plan = form.plan
+        most = min(plan.arena_bytes, plan.whole_image_arena_bytes)
+        if plan.pool_bytes > most:
+            refuse(f"manifest.json: graphs ({form.file}).plan.pool_bytes",
+                   f"at most {most}, a part of the memory that is planned", str(plan.pool_bytes))
 
 
 def _check_search(manifest: Manifest) -> None:

@@ -10,11 +10,8 @@ import pytest
 from onnx import helper
 
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.bundle_graphs import _check_places
 from s2a_edge.spec.bundle_write import write_bundle
 from s2a_edge.spec.errors import BundleError
-from s2a_edge.spec.onnx_facts import ValueFacts
-from s2a_edge.spec.pool_ports import pool_port
 from tests.spec import bundle_samples
 
 
@@ -129,18 +126,3 @@ def test_sgd_has_one_state(tmp_path: Path) -> None:
     (staging / "optimizer.onnx").write_bytes(model.SerializeToString())
     with Bundle.open(write_bundle(staging, sgd, tmp_path / "b")) as bundle:
         assert bundle.manifest.recipe.optimizer == "sgd"
-
-
-@pytest.mark.parametrize(("offset", "dtype", "shape"), [
-    (2**30, "float32", (-(2**40),)), (32, "float32", (4,)), (4096, "float32", (1,)),
-    (0, "string", (1,)), (0, "float32", None), (0, "float32", (1025,)), (0, "float32", (0,)),
-])  # fmt: skip
-def test_a_bundle_cannot_name_such_a_place(
-    offset: int, dtype: str, shape: tuple[int, ...] | None
-) -> None:
-    with pytest.raises(BundleError):
-        _check_places("train.onnx", [ValueFacts(pool_port(offset, 0), dtype, shape)], 4096)
-
-
-def test_a_place_inside_of_the_pool_is_taken() -> None:
-    _check_places("train.onnx", [ValueFacts(pool_port(64, 0), "float32", (1008,))], 4096)

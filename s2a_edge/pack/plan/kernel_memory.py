@@ -1,8 +1,7 @@
 """What ONNX Runtime's CPU kernels do with memory: aliases, in-place results, absent values.
 
-Facts of onnxruntime 1.32's CPU provider, each found by shrinking the arena under a model of one
-operator until it failed (``tools/measure_arena.py`` does that for any model), to 256 bytes. Both
-the planner and its verifier read them; neither reads the other.
+The operators are listed in :mod:`s2a_edge.spec.cpu_kernels`, which boards read too. Both the
+planner and its verifier read these facts; neither reads the other.
 """
 
 from __future__ import annotations
@@ -12,23 +11,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from s2a_edge.pack.graph import dtype_of, shape_of
-
-# The output is the input's buffer under another shape, whoever else reads it.
-_ALIASES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-
-# The output takes the buffer of input 0 if nobody reads that buffer afterwards. Binary arithmetic
-# (Add, Sub, Mul, Div), Neg, Sqrt, Erf, Exp, Abs, Gelu and LayerNormalization are not among them.
-_IN_PLACE = frozenset({
-    "Cast", "Celu", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "LogSoftmax", "Relu",
-    "ScatterElements", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
-    "ThresholdedRelu",
-})  # fmt: skip
-
-# These read each element before they write it, so a result may lie where an operand of its shape
-# does. The runtime never does that itself; it has to be bound there (``pool``).
-_ELEMENTWISE = frozenset({
-    "Abs", "Add", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub",
-})  # fmt: skip
+from s2a_edge.spec.cpu_kernels import ALIASES, ELEMENTWISE, IN_PLACE
 
 # Inline initializers up to this size are copied by the session and counted against the arena's
 # limit, byte for byte; larger ones and external data are not (from onnxruntime 1.23 on).
@@ -37,14 +20,14 @@ _COUNTED_INITIALIZER_BYTES = 127
 
 def alias_source(node: ir.Node) -> ir.Value | None:
     """The operand whose buffer the only output of ``node`` must share, if any."""
-    if node.domain == "" and node.op_type in _ALIASES:
+    if node.domain == "" and node.op_type in ALIASES:
         return node.inputs[0]
     return None
 
 
 def in_place_source(node: ir.Node) -> ir.Value | None:
     """The operand whose buffer the only output of ``node`` takes over if it is read last here."""
-    if node.domain != "" or node.op_type not in _IN_PLACE:
+    if node.domain != "" or node.op_type not in IN_PLACE:
         return None
     source, result = node.inputs[0], node.outputs[0]
     if source is None or shape_of(source) != shape_of(result):
@@ -58,7 +41,7 @@ def overwritable(node: ir.Node) -> tuple[ir.Value, ...]:
     source = in_place_source(node)
     if source is not None:
         return (source,)
-    if node.domain != "" or node.op_type not in _ELEMENTWISE or len(node.inputs) > 2:
+    if node.domain != "" or node.op_type not in ELEMENTWISE or len(node.inputs) > 2:
         return ()
     result = node.outputs[0]
     return tuple(x for x in dict.fromkeys(node.inputs) if x is not None

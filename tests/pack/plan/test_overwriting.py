@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from s2a_edge.pack.plan.kernel_memory import _ELEMENTWISE
+from s2a_edge.spec.cpu_kernels import ELEMENTWISE
 
 SHAPE = (64, 16384)
 BINARY = ("Add", "Div", "Max", "Min", "Mul", "Sub")
@@ -29,7 +29,7 @@ def session(op_type: str, other: tuple[int, ...] | None) -> ort.InferenceSession
 
 
 @pytest.mark.parametrize(("op_type", "other"), [
-    *((op, None) for op in sorted(_ELEMENTWISE - set(BINARY))),
+    *((op, None) for op in sorted(ELEMENTWISE - set(BINARY))),
     *((op, shape) for op in BINARY for shape in (SHAPE, SHAPE[1:], (SHAPE[0], 1), ())),
 ])  # fmt: skip
 def test_a_result_over_its_operand(op_type: str, other: tuple[int, ...] | None) -> None:
