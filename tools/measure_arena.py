@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.shape_inference import infer_outputs
-from s2a_edge.run.engine import runtime_name, runtime_version
+from s2a_edge.run.installed_runtime import runtime_name, runtime_version
 from s2a_edge.run.rehearsal import Request, rehearse
 from s2a_edge.spec.errors import S2AError
 

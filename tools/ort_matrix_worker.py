@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from s2a_edge.run.engine import runtime_version
+from s2a_edge.run.installed_runtime import runtime_version
 from s2a_edge.run.rehearsal import Request, rehearse
 from s2a_edge.run.report import Progress
 from s2a_edge.run.trainer import Trainer

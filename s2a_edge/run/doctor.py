@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from s2a_edge.run.engine import ARENA_REPLACEABLE, MIN_ONNXRUNTIME, runtime_version
 from s2a_edge.run.health import Health
+from s2a_edge.run.installed_runtime import MIN_ONNXRUNTIME, runtime_version
 from s2a_edge.run.probe import BoardFacts
+from s2a_edge.run.process_arena import ARENA_REPLACEABLE
 from s2a_edge.spec.profile_facts import DeviceProfile
 from s2a_edge.spec.units import GIB, MIB, format_bytes
 

@@ -8,7 +8,6 @@ reuse, and all sessions of the process allocate from one arena with a limit.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,19 @@ from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
 from s2a_edge.run.graph import FATAL_ONLY, Graph, RunControl
 from s2a_edge.run.huge_pages import advise_huge_pages
 from s2a_edge.run.inline_tensors import inline_tensors
+from s2a_edge.run.installed_runtime import require_runtime, runtime_version
 from s2a_edge.run.placement import FALLBACK_REFUSED, left_to_the_cpu, said_while
 from s2a_edge.run.pool import Pool
+from s2a_edge.run.process_arena import register_arena
 from s2a_edge.run.runtime_errors import RUNTIME_ERRORS, load_error, run_error
 from s2a_edge.spec.errors import DeviceError, InternalError
-from s2a_edge.spec.manifest import Compat
 from s2a_edge.spec.onnx_smallest import negation_model
 from s2a_edge.spec.units import MIB
 
-MIN_ONNXRUNTIME = "1.19"
-INT32_MAX = 2**31 - 1  # initial_chunk_size_bytes is an int32 in OrtArenaCfg
-MAX_DEAD_BYTES_PER_CHUNK = 1024  # split a chunk rather than waste more than this
-# From this version on a process may register another arena.
-ARENA_REPLACEABLE = "1.23"
 # The arena of a smaller limit is not worth pages of 2 MiB.
 LEAST_HUGE_BYTES = 16 * MIB
 # Versions before this one put copies of a graph's inline constants into the arena.
 CONSTANTS_OUTSIDE_ARENA = "1.24"
-
-# One arena can be registered per process and provider; this is the limit it was given.
-_registered_limit_bytes: int | None = None
 
 
 class Engine:
@@ -95,7 +87,7 @@ class Engine:
         self._has_run = False
         self.control.before_first_run = self._before_first_run
         if provider == "cpu" and arena_limit_bytes is not None:
-            _register_cpu_arena(arena_limit_bytes)
+            register_arena(arena_limit_bytes)
 
     def _before_first_run(self) -> None:
         self._has_run = True
@@ -234,103 +226,6 @@ def constants_in_arena_bytes(graphs: Iterable[Path], provider: Provider = "cpu")
     return -(-files_bytes // MIB) * MIB
 
 
-def require_runtime(provider: Provider) -> None:
-    """Check version and provider of the installed onnxruntime.
-
-    Raises:
-        DeviceError: too old, or built without the provider.
-    """
-    if runtime_version(ort.__version__) < runtime_version(MIN_ONNXRUNTIME):
-        raise _too_old(MIN_ONNXRUNTIME)
-    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
-    available = ort.get_available_providers()
-    if wanted not in available:
-        raise DeviceError(
-            where=f"onnxruntime {ort.__version__}",
-            expected=wanted,
-            got=", ".join(available),
-            todo="install the onnxruntime build for this board, or use the cpu provider",
-        )
-
-
-def require_compatible(compat: Compat, provider: Provider) -> None:
-    """Check the installed onnxruntime against what a bundle was packed for.
-
-    Raises:
-        DeviceError: it is too old, or the bundle does not run on the provider.
-    """
-    require_runtime(provider)
-    if runtime_version(ort.__version__) < runtime_version(compat.onnxruntime_min):
-        raise _too_old(compat.onnxruntime_min)
-    if provider not in compat.providers:
-        raise DeviceError(
-            where="bundle",
-            expected=f"one that runs on the {provider} provider",
-            got=f"one for {', '.join(compat.providers)}"
-            + (f": {compat.lacking}" if compat.lacking else ""),
-            todo="train with a provider that it names, or pack again",
-        )
-
-
-def runtime_version(text: str) -> tuple[int, int]:
-    """Major and minor number of a version: ``"1.22.1+cu126"`` -> ``(1, 22)``."""
-    numbers = re.match(r"(\d+)\.(\d+)", text)
-    if numbers is None:
-        raise InternalError(
-            where="onnxruntime version", expected="major.minor", got=text, todo="report this"
-        )
-    return int(numbers[1]), int(numbers[2])
-
-
-def runtime_name() -> str:
-    """Version of the installed onnxruntime, as it names itself."""
-    return str(ort.__version__)
-
-
 def usable_cores() -> int:
     """Cores this process may run on (affinity and containers are respected)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _too_old(wanted: str) -> DeviceError:
-    return DeviceError(
-        where="onnxruntime",
-        expected=f"version {wanted} or newer",
-        got=str(ort.__version__),
-        todo="install a newer onnxruntime",
-    )
-
-
-def _register_cpu_arena(limit_bytes: int) -> None:
-    """Give the process its arena. From onnxruntime 1.23 on, new sessions get the newest one."""
-    global _registered_limit_bytes
-    if _registered_limit_bytes == limit_bytes and not can_replace_arena():
-        return
-    memory = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    config = ort.OrtArenaCfg(
-        {
-            "max_mem": limit_bytes,
-            "initial_chunk_size_bytes": min(limit_bytes, INT32_MAX),
-            "arena_extend_strategy": 0,
-            "max_dead_bytes_per_chunk": MAX_DEAD_BYTES_PER_CHUNK,
-        }
-    )
-    try:
-        ort.create_and_register_allocator(memory, config)
-    except RUNTIME_ERRORS as error:
-        if "already been registered" not in str(error):
-            raise
-        raise InternalError(
-            where=f"onnxruntime {ort.__version__}",
-            expected=f"an arena of {limit_bytes} bytes",
-            got=f"this process already has one of {_registered_limit_bytes} bytes, for good",
-            todo="train each bundle in a process of its own (onnxruntime 1.23 lifts this)",
-        ) from error
-    _registered_limit_bytes = limit_bytes
-
-
-def can_replace_arena() -> bool:
-    """Whether a new arena may be registered; an older one, once used, would not hold its limit."""
-    return runtime_version(ort.__version__) >= runtime_version(ARENA_REPLACEABLE)

@@ -7,13 +7,9 @@ from collections.abc import Iterable
 
 from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Provider
-from s2a_edge.run.engine import (
-    constants_in_arena_bytes,
-    runtime_name,
-    runtime_version,
-    usable_cores,
-)
+from s2a_edge.run.engine import constants_in_arena_bytes, usable_cores
 from s2a_edge.run.headroom import Room
+from s2a_edge.run.installed_runtime import runtime_name, runtime_version
 from s2a_edge.run.metrics import evaluation_bytes
 from s2a_edge.run.process_memory import read_memory
 from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, micro_batches, requirement

@@ -48,8 +48,9 @@ import numpy as np
 from PIL import Image
 
 from s2a_edge.run.device_tensor import Array, DeviceTensor, Provider
-from s2a_edge.run.engine import Engine, runtime_name
+from s2a_edge.run.engine import Engine
 from s2a_edge.run.graph import Graph, Port
+from s2a_edge.run.installed_runtime import runtime_name
 from s2a_edge.run.mapped_files import resident_bytes
 from s2a_edge.run.process_memory import read_memory, reset_peak
 from s2a_edge.spec.bundle import Bundle

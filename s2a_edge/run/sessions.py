@@ -8,9 +8,10 @@ from pathlib import Path
 
 from s2a_edge.run import memory_check
 from s2a_edge.run.device_tensor import Provider
-from s2a_edge.run.engine import Engine, can_replace_arena
+from s2a_edge.run.engine import Engine
 from s2a_edge.run.evaluate import Evaluator
 from s2a_edge.run.heap import trim_heap
+from s2a_edge.run.process_arena import can_replace_arena
 from s2a_edge.run.state import TrainingState
 from s2a_edge.run.step import TrainStep
 from s2a_edge.spec.bundle import Bundle

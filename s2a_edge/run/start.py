@@ -11,8 +11,8 @@ import numpy as np
 
 from s2a_edge import __version__
 from s2a_edge.run.checkpoint import CheckpointInfo, read_checkpoint
-from s2a_edge.run.engine import runtime_name
 from s2a_edge.run.fit_plan import FitPlan, Position, scaling_of
+from s2a_edge.run.installed_runtime import runtime_name
 from s2a_edge.run.run_folder import FORMAT, FORMAT_VERSION, RunFolder, RunRecord
 from s2a_edge.run.settings import FitSettings, differences
 from s2a_edge.run.state import TrainingState

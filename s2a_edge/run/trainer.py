@@ -9,12 +9,12 @@ from pathlib import Path
 from s2a_edge.run import memory_check
 from s2a_edge.run.class_weights import ClassWeights, resolve_class_weights
 from s2a_edge.run.device_tensor import Array, Provider
-from s2a_edge.run.engine import require_compatible
 from s2a_edge.run.fit_plan import FitPlan, Position, data_scaling, loss_inputs_of, scaling_of
 from s2a_edge.run.guard import MemoryGuard
 from s2a_edge.run.headroom import HeadroomWatch
 from s2a_edge.run.heap import return_freed_memory
 from s2a_edge.run.hyperparameters import Hyperparameters
+from s2a_edge.run.installed_runtime import require_compatible
 from s2a_edge.run.kernel_choice import kernel_library
 from s2a_edge.run.loss_inputs import LossInputs
 from s2a_edge.run.loss_scale import LossScale

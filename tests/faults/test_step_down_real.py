@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from s2a_edge.run.checkpoint import read_checkpoint
-from s2a_edge.run.engine import can_replace_arena
+from s2a_edge.run.process_arena import can_replace_arena
 from s2a_edge.run.report import Progress
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.units import MIB

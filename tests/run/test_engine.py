@@ -4,23 +4,20 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from s2a_edge.run.device_tensor import DeviceTensor
-from s2a_edge.run.engine import Engine, require_compatible, require_runtime, runtime_version
+from s2a_edge.run.engine import Engine
 from s2a_edge.run.graph import Graph
 from s2a_edge.run.memory_check import SESSION_SLACK_BYTES
+from s2a_edge.run.process_arena import can_replace_arena
 from s2a_edge.spec.bundle import Bundle
-from s2a_edge.spec.errors import BudgetError, BundleError, DeviceError, InternalError
-from s2a_edge.spec.manifest import Compat
+from s2a_edge.spec.errors import BudgetError, BundleError, InternalError
 from tests.run.toy_bundle import ARENA_BYTES, toy_samples, write_toy_bundle
 from tests.run.toy_graphs import ToySize
 
 # What a Trainer gives a toy bundle: before onnxruntime 1.23 a process has one limit for good.
-CAN_REPLACE_ARENA = runtime_version(onnxruntime.__version__) >= (1, 23)
 LIMIT_BYTES = ARENA_BYTES + SESSION_SLACK_BYTES
-HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def bound(engine: Engine, path: Path) -> tuple[Graph, dict[str, DeviceTensor]]:
@@ -95,7 +92,7 @@ def test_the_limit_holds_for_every_session(toy: Path, wide: Path) -> None:
         graph.run()
 
 
-@pytest.mark.skipif(not CAN_REPLACE_ARENA, reason="onnxruntime before 1.23 keeps its arena")
+@pytest.mark.skipif(not can_replace_arena(), reason="onnxruntime before 1.23 keeps its arena")
 def test_a_new_limit_holds_for_new_sessions_only(toy: Path, wide: Path) -> None:
     before, _ = bound(Engine(arena_limit_bytes=LIMIT_BYTES), toy / "train_b2.onnx")
     weights = Bundle.open(wide).weights()
@@ -108,7 +105,7 @@ def test_a_new_limit_holds_for_new_sessions_only(toy: Path, wide: Path) -> None:
     Engine(arena_limit_bytes=LIMIT_BYTES)
 
 
-@pytest.mark.skipif(CAN_REPLACE_ARENA, reason="onnxruntime from 1.23 on can replace its arena")
+@pytest.mark.skipif(can_replace_arena(), reason="onnxruntime from 1.23 on can replace its arena")
 def test_another_limit_in_the_same_process_is_refused() -> None:
     Engine(arena_limit_bytes=LIMIT_BYTES)
     with pytest.raises(InternalError, match="already has one"):
@@ -166,24 +163,3 @@ def test_missing_unknown_and_misshapen_ports_are_named(toy: Path) -> None:
         graph.bind(inputs, {"logits": engine.tensor((4, 4))})
     with pytest.raises(BundleError, match=r"x float64\[4, 6\]"):
         graph.bind({**inputs, "x": engine.tensor((4, 6), np.float64)}, logits)
-
-
-@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has the CUDA provider")
-def test_a_provider_that_is_not_there_is_a_device_error() -> None:
-    with pytest.raises(DeviceError, match="expected CUDAExecutionProvider"):
-        require_runtime("cuda")
-
-
-def test_a_bundle_says_what_it_runs_on() -> None:
-    require_compatible(Compat("1.19", ("cpu",)), "cpu")
-    with pytest.raises(DeviceError, match=r"version 99\.1 or newer"):
-        require_compatible(Compat("99.1", ("cpu",)), "cpu")
-    with pytest.raises(DeviceError, match="runs on the cpu provider"):
-        require_compatible(Compat("1.19", ("cuda",)), "cpu")
-
-
-@pytest.mark.parametrize(
-    ("text", "version"), [("1.22.1", (1, 22)), ("1.9.0", (1, 9)), ("1.25.0+cu126", (1, 25))]
-)
-def test_versions_compare_as_numbers(text: str, version: tuple[int, int]) -> None:
-    assert runtime_version(text) == version

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from s2a_edge.run.checkpoint import read_checkpoint
-from s2a_edge.run.engine import can_replace_arena
 from s2a_edge.run.graph import Graph
 from s2a_edge.run.headroom import Shortage
+from s2a_edge.run.process_arena import can_replace_arena
 from s2a_edge.run.report import Progress
 from s2a_edge.run.step_down import StepDown, remember, remembered, smaller
 from s2a_edge.run.trainer import Trainer
