@@ -15,7 +15,7 @@ from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import pool as pools
 
 SOURCE = "tests.pack.models:tiny_resnet"
-OPTIONS = PackOptions(labels=("a", "b", "c"), micro_batches=(4, 2, 1), effective_batch=4)
+OPTIONS = PackOptions(labels=("a", "b", "c"), micro_batches=(4, 1), effective_batch=4)
 
 
 @pytest.fixture(scope="session")
