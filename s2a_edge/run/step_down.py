@@ -110,6 +110,27 @@ def remembered(out: Path) -> StepDown | None:
         ) from error
 
 
+def carried_over(out: Path, micro_batch: int, *, asked: bool) -> int | None:
+    """The smaller micro-batch with which a resumed run goes on; None: with the one it has now.
+
+    Args:
+        out: folder of the run.
+        micro_batch: the one it has now.
+        asked: the user chose that: it stays, and a step down is forgotten.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        StorageError: it cannot be read or removed.
+    """
+    before = remembered(out)
+    if before is None or micro_batch <= before.micro_batch:
+        return None
+    if asked:
+        forget(out)
+        return None
+    return before.micro_batch
+
+
 def forget(out: Path) -> None:
     """The user chose a larger micro-batch again.
 

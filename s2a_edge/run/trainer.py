@@ -8,6 +8,7 @@ from pathlib import Path
 
 from s2a_edge.run import memory_check
 from s2a_edge.run.class_weights import ClassWeights, resolve_class_weights
+from s2a_edge.run.data import DataSet
 from s2a_edge.run.device_tensor import Array, Provider
 from s2a_edge.run.fit_plan import FitPlan, Position, data_scaling, loss_inputs_of, scaling_of
 from s2a_edge.run.guard import MemoryGuard
@@ -31,7 +32,7 @@ from s2a_edge.run.start import (
 )
 from s2a_edge.run.state import TrainingState
 from s2a_edge.run.step import StepResult
-from s2a_edge.run.step_down import StepDown, forget, remembered
+from s2a_edge.run.step_down import StepDown, carried_over, forget
 from s2a_edge.run.stop_request import StopRequest
 from s2a_edge.run.training import OnStepDown, Training
 from s2a_edge.run.tuned_model import Data, TunedModel
@@ -277,29 +278,10 @@ class Trainer(TunedModel):
             target_scaling=data_scaling(task, opened) if standardize else None,
             patience=patience,
         )
-        require_suitable(settings, task, has_val=val is not None)
-        if val is not None and not self._setting.evaluation:
-            raise no_evaluation("val")
-        plan = FitPlan(
-            data=opened,
-            val=None if val is None else self._open(val),
-            settings=settings,
-            bundle_hash=self.bundle.hash,
-            loss=loss_inputs_of(self.bundle.manifest, settings),
-            checkpoint_every_steps=checkpoint_every_steps,
-            on_progress=on_progress,
-        )
-        require_steps(plan)
-        self._require_room(plan)
-        out = Path(out)
-        if resume:
-            require_resumable(out)
-            self._respect_step_down(out)
-        else:
-            refuse_existing(out)
-            forget(out)
+        plan = self._plan(opened, val, settings, checkpoint_every_steps, on_progress)
+        self._prepare(Path(out), resume=resume)
         self._sessions.engine.control.rearm()
-        with RunFolder(out) as folder, StopRequest() as stop, self._guard:
+        with RunFolder(Path(out)) as folder, StopRequest() as stop, self._guard:
             training = Training(
                 self.bundle.manifest,
                 self._sessions,
@@ -321,24 +303,47 @@ class Trainer(TunedModel):
         self.target_scaling = scaling_of(task, settings)
         return training.summary(time.monotonic() - start_s)
 
-    def _require_room(self, plan: FitPlan) -> None:
-        data_sets = [plan.data] if plan.val is None else [plan.data, plan.val]
-        memory_check.require_room_for_data(
-            self.bundle.manifest, self.micro_batch, self.budget_bytes, self._setting, data_sets
+    def _plan(
+        self,
+        data: DataSet,
+        val: Data | None,
+        settings: FitSettings,
+        checkpoint_every_steps: int | None,
+        on_progress: OnProgress | None,
+    ) -> FitPlan:
+        """What a run works on, if bundle, data, settings and memory suit one another."""
+        manifest = self.bundle.manifest
+        require_suitable(settings, manifest.task, has_val=val is not None)
+        if val is not None and not self._setting.evaluation:
+            raise no_evaluation("val")
+        plan = FitPlan(
+            data=data,
+            val=None if val is None else self._open(val),
+            settings=settings,
+            bundle_hash=self.bundle.hash,
+            loss=loss_inputs_of(manifest, settings),
+            checkpoint_every_steps=checkpoint_every_steps,
+            on_progress=on_progress,
         )
+        require_steps(plan)
+        data_sets = [data] if plan.val is None else [data, plan.val]
+        memory_check.require_room_for_data(
+            manifest, self.micro_batch, self.budget_bytes, self._setting, data_sets
+        )
+        return plan
 
-    def _respect_step_down(self, out: Path) -> None:
-        """A run that stepped down goes on so, unless a larger micro-batch was asked for."""
-        before = remembered(out)
-        if before is None or self.micro_batch <= before.micro_batch:
-            return
-        if self._asked_micro_batch is not None:
+    def _prepare(self, out: Path, *, resume: bool) -> None:
+        """A new run needs a free folder; a resumed one that stepped down goes on so."""
+        if not resume:
+            refuse_existing(out)
             forget(out)
             return
-        needed = requirement(
-            self.bundle.manifest, micro_batch=before.micro_batch, setting=self._setting
-        )
-        self._sessions.change(needed)
+        require_resumable(out)
+        smaller = carried_over(out, self.micro_batch, asked=self._asked_micro_batch is not None)
+        if smaller is not None:
+            manifest = self.bundle.manifest
+            needed = requirement(manifest, micro_batch=smaller, setting=self._setting)
+            self._sessions.change(needed)
 
     def _start(self, plan: FitPlan, folder: RunFolder) -> Position:
         """Begin a new run, or go on where the folder's last checkpoint was taken."""
