@@ -19,6 +19,9 @@ from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.frozen_weights import FrozenStorage
 from s2a_edge.spec.task_ports import HEAD_LOSSES, Loss
 
+_Check = tuple[str, bool, str, str]
+"""A flag, whether it holds, what it should say, what it says."""
+
 
 @dataclass(frozen=True)
 class PackOptions:
@@ -137,7 +140,32 @@ class PackOptions:
         """``micro_batches`` is not what will be."""
         return self.auto is not None and "micro_batches" not in self.auto.fixed
 
-    def _own_loss_checks(self) -> list[tuple[str, bool, str, str]]:
+    def __post_init__(self) -> None:
+        checks = (*self._task_checks(), *self._type_checks(), *self._budget_checks(),
+                  *self._adapter_checks(), *self._step_checks())
+        for where, holds, expected, got in checks:
+            if not holds:
+                raise UsageError(where=where, expected=expected, got=got,
+                                 todo="correct the flag")
+
+    def _task_checks(self) -> list[_Check]:
+        """Loss, classes and labels."""
+        return [
+            ("--loss", self.loss in (*HEAD_LOSSES, "output")
+             and (self.loss_output is not None) == (self.loss == "output"),
+             f"{', '.join(HEAD_LOSSES)} or output:NAME", f"{self.loss}:{self.loss_output}"),
+            *self._own_loss_checks(),
+            ("--labels / --classes", self.class_count >= self._fewest,
+             f"at least {self._fewest} for {self.loss}", f"{self.class_count}"),
+            ("--classes", not self.labels or self.class_count == len(self.labels),
+             f"{len(self.labels)}, as many as there are labels", str(self.classes)),
+            ("--labels", len(set(self.labels)) == len(self.labels), "different labels",
+             "a label given twice"),
+            ("--labels", all(label.strip() for label in self.labels), "a name for every class",
+             "an empty label"),
+        ]
+
+    def _own_loss_checks(self) -> list[_Check]:
         """A graph that is its own loss has no head, and takes full micro-batches only."""
         if self.loss != "output":
             return []
@@ -152,20 +180,9 @@ class PackOptions:
              "micro-batch of a graph's own loss is full", str(ragged)),
         ]
 
-    def __post_init__(self) -> None:
-        checks = [
-            ("--loss", self.loss in (*HEAD_LOSSES, "output")
-             and (self.loss_output is not None) == (self.loss == "output"),
-             f"{', '.join(HEAD_LOSSES)} or output:NAME", f"{self.loss}:{self.loss_output}"),
-            *self._own_loss_checks(),
-            ("--labels / --classes", self.class_count >= self._fewest,
-             f"at least {self._fewest} for {self.loss}", f"{self.class_count}"),
-            ("--classes", not self.labels or self.class_count == len(self.labels),
-             f"{len(self.labels)}, as many as there are labels", str(self.classes)),
-            ("--labels", len(set(self.labels)) == len(self.labels), "different labels",
-             "a label given twice"),
-            ("--labels", all(label.strip() for label in self.labels), "a name for every class",
-             "an empty label"),
+    def _type_checks(self) -> list[_Check]:
+        """What values, weights and graphs are kept in and computed in."""
+        return [
             ("--bits", self.bits in (*BITS, "auto"), f"auto or one of {BITS}", str(self.bits)),
             ("--frozen", self.frozen in get_args(FrozenStorage),
              " or ".join(get_args(FrozenStorage)), str(self.frozen)),
@@ -175,6 +192,11 @@ class PackOptions:
             ("--frozen", self.frozen != "int4" or self.precision == "fp32" or self.emulate,
              "fp16 or int8 with half precision: the CUDA provider does not unpack 4 bits",
              self.frozen),
+        ]
+
+    def _budget_checks(self) -> list[_Check]:
+        """Budgets, and the search that needs one."""
+        return [
             ("--budget", self.budget_bytes is None or self.budget_bytes > 0, "more than nothing",
              str(self.budget_bytes)),
             ("--auto", self.auto is None or self.precision == "fp32",
@@ -187,6 +209,11 @@ class PackOptions:
              "more than nothing", str(self.saved_budget_bytes)),
             ("--saved-budget", self.saved_budget_bytes is None or self.bits == "auto",
              "--bits auto beside it", f"--bits {self.bits}"),
+        ]
+
+    def _adapter_checks(self) -> list[_Check]:
+        """What trains."""
+        return [
             ("--adapters", bool(self.adapters) and set(self.adapters) <= set(ADAPTERS),
              f"names out of {', '.join(ADAPTERS)}", ",".join(self.adapters) or "none"),
             ("--adapters", "full" not in self.adapters or set(self.adapters) <= {"full", "head"},
@@ -198,6 +225,11 @@ class PackOptions:
              "nothing"),
             ("--target-modules", self.target_modules is None or bool(self.target_modules.strip()),
              "names of modules", "nothing"),
+        ]
+
+    def _step_checks(self) -> list[_Check]:
+        """How a step is made and tried."""
+        return [
             ("--optimizer", self.optimizer in SCALARS, " or ".join(SCALARS), self.optimizer),
             ("--attention", self.attention in ("auto", "store", "recompute"),
              "auto, store or recompute", str(self.attention)),
@@ -219,7 +251,3 @@ class PackOptions:
             ("--calibration-samples", 1 <= self.calibration_samples <= MAX_SAMPLES,
              f"a number from 1 to {MAX_SAMPLES}", str(self.calibration_samples)),
         ]
-        for where, holds, expected, got in checks:
-            if not holds:
-                raise UsageError(where=where, expected=expected, got=got,
-                                 todo="correct the flag")
