@@ -32,11 +32,11 @@ class Reference:
     """Pre-activations where none were measured, and the limits of g'.
 
     Attributes:
-        mean, deviation: of all pre-activations, normally distributed. GELU's are those of a
-            ViT-S/14, weighted by the gradient, are -0.84 and 0.93 over 12 layers; the reference is
-            broader, which costs that model nothing (gradient error 3.33 against 3.40 %, 112 px)
-            and spares one with weights as drawn two thirds of the angle (0.0016 against 0.0053).
-            Those of SiLU and Mish are broader still.
+        mean, deviation: of all pre-activations, normally distributed. Those of GELU in a ViT-S/14,
+            weighted by the gradient, are -0.84 and 0.93 over 12 layers; the reference is broader,
+            which costs that model nothing (gradient error 3.33 against 3.40 %, 112 px) and spares
+            one with weights as drawn two thirds of the angle (0.0016 against 0.0053). Those of
+            SiLU and Mish are broader still.
         ends: g'(-inf) and g'(inf); None where g' is still far from them at any usual x.
         even: g'(-x) = g'(x).
     """
