@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from s2a_edge.run.checkpoint import read_checkpoint
-from s2a_edge.run.engine import can_replace_arena
 from s2a_edge.run.graph import Graph
 from s2a_edge.run.pool import Pool
+from s2a_edge.run.process_arena import can_replace_arena
 from s2a_edge.run.trainer import Trainer
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError
