@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from s2a_edge.pack.builder import GraphBuilder, model_of
 from s2a_edge.pack.frozen import decode_nodes
@@ -45,9 +45,9 @@ class Case:
     def torch(self, x: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
         spatial = len(self.strides)
         pads = [p for i in reversed(range(spatial)) for p in (self.pads[i], self.pads[spatial + i])]
-        call: Any = {1: F.conv1d, 2: F.conv2d}[spatial]
-        out: torch.Tensor = call(F.pad(x, pads), torch.tensor(weights).to(x), None, self.strides, 0,
-                                 self.dilations, self.group)
+        call: Any = {1: functional.conv1d, 2: functional.conv2d}[spatial]
+        out: torch.Tensor = call(functional.pad(x, pads), torch.tensor(weights).to(x), None,
+                                 self.strides, 0, self.dilations, self.group)
         return out
 
     def built(self, dtype: str) -> Built:
@@ -59,7 +59,7 @@ class Case:
     def gradient(self, built: Built, weights: np.ndarray) -> np.ndarray:
         """By autograd, in the dtype of the inputs."""
         x = torch.tensor(built.inputs["x0"], requires_grad=True)
-        self.torch(x, weights).backward(torch.tensor(built.seeds["dy_0"]))
+        torch.autograd.backward(self.torch(x, weights), torch.tensor(built.seeds["dy_0"]))
         assert x.grad is not None
         return x.grad.numpy()
 
