@@ -36,9 +36,9 @@ from s2a_edge.pack.search.candidates import Candidate
 from s2a_edge.pack.search.options import SearchOptions
 from s2a_edge.pack.search.search import Search
 from s2a_edge.run.process_memory import read_sizes
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import Manifest
+from s2a_edge.spec.requirement import requirement
 from s2a_edge.spec.units import MIB
 
 CASES = (

@@ -29,11 +29,10 @@ import numpy as np
 from s2a_edge.pack.recompute import Recompute
 from s2a_edge.pack.rehearse import run_graph, subprocess_environment
 from s2a_edge.run.process_memory import read_sizes
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.frozen_weights import FrozenStorage
 from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import Manifest, NativeGraph
-from s2a_edge.spec.requirement import LineKind, Setting
+from s2a_edge.spec.requirement import LineKind, Setting, requirement
 from s2a_edge.spec.units import MIB
 
 _POLL_S = 0.02

@@ -59,9 +59,10 @@ def check(
 ) -> None:
     """Say what training needs, and whether it fits: exit code 0, or 3 if it does not."""
     from s2a_edge.cli.memory_plot import draw_memory, require_plot_name
-    from s2a_edge.spec.budget import does_not_fit, micro_batches, requirement
+    from s2a_edge.spec.budget import does_not_fit
     from s2a_edge.spec.bundle import Bundle
     from s2a_edge.spec.changes import smaller_micro_batches
+    from s2a_edge.spec.requirement import micro_batches, requirement
 
     if plot is not None:
         require_plot_name(plot)

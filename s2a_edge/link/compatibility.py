@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NoReturn
 
 from s2a_edge.link.board_process import BoardFacts, version_numbers
-from s2a_edge.spec.budget import does_not_fit, micro_batches, requirement
+from s2a_edge.spec.budget import does_not_fit
 from s2a_edge.spec.device_profile import load_profile, training_budget
 from s2a_edge.spec.errors import DeviceError
 from s2a_edge.spec.manifest import Manifest
-from s2a_edge.spec.requirement import Setting
+from s2a_edge.spec.requirement import Setting, micro_batches, requirement
 
 PYTHON_MIN = (3, 10)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -20,10 +20,11 @@ from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.search.record import search_record
 from s2a_edge.pack.search.search import Search
 from s2a_edge.pack.staged_files import Stage, StagedFiles
-from s2a_edge.spec.budget import does_not_fit, requirement
+from s2a_edge.spec.budget import does_not_fit
 from s2a_edge.spec.bundle_write import write_bundle
 from s2a_edge.spec.errors import StorageError
 from s2a_edge.spec.manifest import Manifest
+from s2a_edge.spec.requirement import requirement
 from s2a_edge.spec.text_inputs import TOKENIZER_NAME
 from s2a_edge.spec.tunable import TrainableGroup, tunable_groups
 from s2a_edge.spec.units import format_bytes

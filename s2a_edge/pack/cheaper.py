@@ -22,12 +22,11 @@ from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import rehearse
 from s2a_edge.pack.training_steps import usable_threads
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.changes import Change, cheapest
 from s2a_edge.spec.errors import S2AError
 from s2a_edge.spec.frozen_weights import FrozenStorage
 from s2a_edge.spec.manifest import BatchGraph, Manifest, WeightEntry
-from s2a_edge.spec.requirement import LineKind
+from s2a_edge.spec.requirement import LineKind, requirement
 from s2a_edge.spec.units import format_bytes
 
 Stage = Callable[[str, str], None]

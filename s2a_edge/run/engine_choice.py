@@ -10,10 +10,9 @@ import onnxruntime as ort
 
 from s2a_edge.run.device_memory import ContextCost, measured_in_a_process
 from s2a_edge.run.device_tensor import Provider
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.errors import DeviceError
 from s2a_edge.spec.manifest import Manifest
-from s2a_edge.spec.requirement import Setting, micro_batches
+from s2a_edge.spec.requirement import Setting, micro_batches, requirement
 from s2a_edge.spec.units import format_bytes
 
 EngineName = Literal["auto", "cuda", "cpu"]

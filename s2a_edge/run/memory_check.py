@@ -12,7 +12,7 @@ from s2a_edge.run.headroom import Room
 from s2a_edge.run.installed_runtime import runtime_name, runtime_version
 from s2a_edge.run.metrics import evaluation_bytes
 from s2a_edge.run.process_memory import read_memory
-from s2a_edge.spec.budget import choose_micro_batch, does_not_fit, micro_batches, requirement
+from s2a_edge.spec.budget import choose_micro_batch, does_not_fit
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError
 from s2a_edge.spec.kernels import Kernels
@@ -23,6 +23,8 @@ from s2a_edge.spec.requirement import (
     Requirement,
     RequirementLine,
     Setting,
+    micro_batches,
+    requirement,
     weights_bytes,
 )
 from s2a_edge.spec.units import KIB, MIB, format_bytes

@@ -17,25 +17,13 @@ from s2a_edge.spec.requirement import (
     DEFAULT_SETTING,
     LineKind,
     Requirement,
-    RequirementLine,
     Setting,
-    Verdict,
     micro_batches,
     requirement,
 )
 from s2a_edge.spec.units import MIB, format_bytes
 
-__all__ = [
-    "LineKind",
-    "Requirement",
-    "RequirementLine",
-    "Setting",
-    "Verdict",
-    "choose_micro_batch",
-    "does_not_fit",
-    "micro_batches",
-    "requirement",
-]
+__all__ = ["choose_micro_batch", "does_not_fit"]
 
 # Lines that a smaller micro-batch or fewer bits cannot shrink.
 _FIXED = frozenset(LineKind) - {LineKind.ARENA, LineKind.INPUTS}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.bundle import Bundle
+from s2a_edge.spec.requirement import requirement
 from s2a_edge.spec.units import KIB, MIB
 
 EXHAUSTED = 3

@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 
 from s2a_edge.cli import app
 from s2a_edge.cli.frontier_png import colour
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BundleError
 from s2a_edge.spec.manifest import Manifest
+from s2a_edge.spec.requirement import requirement
 from s2a_edge.spec.units import MIB
 
 

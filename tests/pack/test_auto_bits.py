@@ -16,11 +16,11 @@ from s2a_edge.pack.fit_budget import with_arena
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.saving import RECOMPUTED, SavedValue
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import BudgetError, UsageError
 from s2a_edge.spec.manifest import Calibration, Manifest
 from s2a_edge.spec.manifest import SavedValue as ManifestSavedValue
+from s2a_edge.spec.requirement import requirement
 from tests.pack.compiled import LABELS, captured
 
 OPTIONS = PackOptions(labels=LABELS, micro_batches=(4,), effective_batch=8, bits="auto", threads=1)

@@ -9,14 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_edge.spec.budget import (
-    LineKind,
-    Setting,
-    choose_micro_batch,
-    does_not_fit,
-    micro_batches,
-    requirement,
-)
+from s2a_edge.spec.budget import choose_micro_batch, does_not_fit
 from s2a_edge.spec.errors import BudgetError, UsageError
 from s2a_edge.spec.manifest import (
     BatchGraph,
@@ -34,7 +27,7 @@ from s2a_edge.spec.manifest import (
     WeightEntry,
 )
 from s2a_edge.spec.memory_plan import THREAD_BYTES, Evidence, MemoryKind, MemoryPlan
-from s2a_edge.spec.requirement import PIPELINE_BYTES
+from s2a_edge.spec.requirement import PIPELINE_BYTES, LineKind, Setting, micro_batches, requirement
 from s2a_edge.spec.units import MIB, parse_bytes
 
 PARAM_BYTES = 24_576 * 4

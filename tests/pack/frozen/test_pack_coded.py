@@ -15,11 +15,10 @@ from s2a_edge.pack.build import pack_captured
 from s2a_edge.pack.frozen import decode_nodes
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.run.trainer import Trainer
-from s2a_edge.spec.budget import requirement
 from s2a_edge.spec.bundle import Bundle
 from s2a_edge.spec.errors import UsageError
 from s2a_edge.spec.manifest import Manifest
-from s2a_edge.spec.requirement import LineKind
+from s2a_edge.spec.requirement import LineKind, requirement
 from tests.pack.compiled import LABELS, captured
 
 
