@@ -182,7 +182,8 @@ def _check_places(path: Path, facts: ModelFacts, pool_bytes: int) -> None:
     if placed:
         places = places_within(path.name, placed, pool_bytes)
         given = facts.initializers.union(value.name for value in facts.inputs)
-        check_lifetimes(path.name, places, read_nodes(path), given)
+        outputs = [value.name for value in facts.outputs]
+        check_lifetimes(path.name, places, read_nodes(path), given, outputs)
 
 
 def _said(value: ValueFacts) -> str:

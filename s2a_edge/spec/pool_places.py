@@ -63,7 +63,7 @@ def _size_bytes(value: ValueFacts) -> int:
 
 
 def check_lifetimes(file: str, places: dict[str, Place], nodes: Iterable[NodePorts],
-                    given: Collection[str]) -> None:
+                    given: Collection[str], outputs: Collection[str] = ()) -> None:
     """Refuses a graph in which a value in the pool is overwritten before its last reader ran.
 
     Args:
@@ -71,11 +71,13 @@ def check_lifetimes(file: str, places: dict[str, Place], nodes: Iterable[NodePor
         places: of :func:`places_within`.
         nodes: in the order of the file, in which the runtime executes them.
         given: names of inputs and initializers.
+        outputs: names of outputs; one that is not in the pool has memory of its own, also where it
+            would be a view.
 
     Raises:
         BundleError: it is, or the nodes are in no order in which they can run.
     """
-    replay = _Replay(file, places, set(given))
+    replay = _Replay(file, places, set(given), frozenset(outputs).union(places))
     for node in nodes:
         replay.run(node)
     missing = sorted(places.keys() - replay.known)
@@ -86,8 +88,9 @@ def check_lifetimes(file: str, places: dict[str, Place], nodes: Iterable[NodePor
 class _Replay:
     """What lies in the pool while a graph runs, node after node."""
 
-    def __init__(self, file: str, places: dict[str, Place], known: set[str]) -> None:
-        self.file, self.places, self.known = file, places, known
+    def __init__(self, file: str, places: dict[str, Place], known: set[str],
+                 outputs: frozenset[str]) -> None:
+        self.file, self.places, self.known, self.outputs = file, places, known, outputs
         self._views: dict[str, frozenset[str]] = {}
         """Values that may share memory of the pool -> those whose memory it is."""
         self._whole: dict[str, Place] = {}
@@ -111,7 +114,7 @@ class _Replay:
         if _may_share(node):
             owners = frozenset[str]().union(*map(self._owners, node.inputs))
             if owners:
-                self._views |= {name: owners for name in node.outputs if name not in self.places}
+                self._views |= {name: owners for name in node.outputs if name not in self.outputs}
 
     def _owners(self, name: str) -> frozenset[str]:
         """The values in the pool whose memory a value may be."""

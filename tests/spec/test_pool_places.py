@@ -26,6 +26,9 @@ GOOD = {
     "elementwise, exactly over an operand": ([FIRST, node("Add", "x a", "b")], {"a": A, "b": A}),
     "over an operand's view": ([FIRST, node("Reshape", "a x", "v"), node("Relu", "v", "b")],
                                {"a": A, "b": A}),
+    "over what an output was copied from": ([FIRST, node("Reshape", "a x", "out"),
+                                             node("Conv", "x", "b"), node("Relu", "out", "y")],
+                                            {"a": A, "b": A}),
     "in place of the first": ([FIRST, node("ScatterElements", "a x x", "b")], {"a": A, "b": A}),
 }  # fmt: skip
 BAD = {
@@ -54,14 +57,14 @@ BAD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_sound_places_are_taken(name: str) -> None:
     nodes, places = GOOD[name]
-    check_lifetimes("train.onnx", places, nodes, GIVEN)
+    check_lifetimes("train.onnx", places, nodes, GIVEN, ("out", "y"))
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_places_in_use_are_refused(name: str) -> None:
     nodes, places = BAD[name]
     with pytest.raises(BundleError):
-        check_lifetimes("train.onnx", places, nodes, GIVEN)
+        check_lifetimes("train.onnx", places, nodes, GIVEN, ("y",))
 
 
 @pytest.mark.parametrize(("offset", "dtype", "shape"), [
