@@ -12,10 +12,11 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from s2a_edge.pack.capture import Captured, open_source
+from s2a_edge.pack.capture import Captured
 from s2a_edge.pack.cheaper import measured_changes
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.fit_budget import with_arena
+from s2a_edge.pack.network import capture_source
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.search.record import search_record
 from s2a_edge.pack.search.search import Search
@@ -72,10 +73,7 @@ def pack(source: str, out: Path, options: PackOptions,
     """
     _require_place(out)
     on_stage("capture", source)
-    captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
-                           features=options.features, pool=options.pool,
-                           seed=options.seed, loss=options.loss_output,
-                           tokenizer=options.tokenizer, **options.preprocessing)
+    captured = capture_source(source, options)
     return pack_captured(captured, out, options, on_stage)
 
 

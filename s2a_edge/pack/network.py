@@ -1,10 +1,10 @@
-"""The network of a pack at one batch: normalized, with trainables and head, its products sliced."""
+"""The source of a pack; its network at one batch: with trainables and head, its products sliced."""
 
 from __future__ import annotations
 
 from s2a_edge.pack.adapt import Adapted, adapt
 from s2a_edge.pack.blocks import find_blocks
-from s2a_edge.pack.capture import Backbone, Captured
+from s2a_edge.pack.capture import Backbone, Captured, open_source
 from s2a_edge.pack.graph import shape_of
 from s2a_edge.pack.normalize import normalize
 from s2a_edge.pack.options import PackOptions
@@ -17,6 +17,18 @@ from s2a_edge.spec.manifest import TunedBlock
 INFER_BATCH = 1
 # At most so many samples at a time: with coded weights, MLPs are sliced otherwise.
 FEW_SAMPLES = 2
+
+
+def capture_source(source: str, options: PackOptions) -> Captured:
+    """What a recipe packs: ``source``, cut and prepared as ``options`` say.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    return open_source(source, input_shape=options.input_shape, weights=options.weights,
+                       features=options.features, pool=options.pool, seed=options.seed,
+                       loss=options.loss_output, tokenizer=options.tokenizer,
+                       **options.preprocessing)
 
 
 def adapted_backbone(captured: Captured, batch: int, options: PackOptions,
@@ -71,5 +83,5 @@ def list_blocks(captured: Captured) -> tuple[TunedBlock, ...]:
     return tuple(TunedBlock(b.name, shape_of(b.output)[1:], b.residual, ()) for b in found)
 
 
-__all__ = ["FEW_SAMPLES", "INFER_BATCH", "adapted_backbone", "columns_of_slices", "list_blocks",
-           "sliced_backbone"]
+__all__ = ["FEW_SAMPLES", "INFER_BATCH", "adapted_backbone", "capture_source",
+           "columns_of_slices", "list_blocks", "sliced_backbone"]

@@ -196,12 +196,12 @@ def _no_stage(stage: str, detail: str) -> None:
 @pytest.fixture
 def compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capture and compilation as other tests made them, and one run a rehearsal."""
-    monkeypatch.setattr(build, "open_source", _captured)
+    monkeypatch.setattr(build, "capture_source", _captured)
     monkeypatch.setattr(build, "compile_backbone", _compiled)
     monkeypatch.setattr(staged_files, "_REPEAT", 1)
 
 
-def _captured(source: str, **_: object) -> Captured:
+def _captured(source: str, _: PackOptions) -> Captured:
     return captured(source.partition(":")[2])
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from s2a_edge.pack.capture import Captured, open_source
+from s2a_edge.pack.capture import Captured
 from s2a_edge.pack.compile import Compiled, compile_backbone
 from s2a_edge.pack.emit import WEIGHTS_NAME, emit_model, emit_weights
 from s2a_edge.pack.interface import input_specs, task
+from s2a_edge.pack.network import capture_source
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.ort_training.checkpoint import write_checkpoint
 from s2a_edge.pack.ort_training.file_order import fix_order
@@ -105,10 +106,7 @@ def pack_ort_training(source: str, out: Path, options: PackOptions,
     """
     _require(out, options)
     on_stage("capture", source)
-    captured = open_source(source, input_shape=options.input_shape, weights=options.weights,
-                           features=options.features, pool=options.pool,
-                           seed=options.seed, loss=options.loss_output,
-                           tokenizer=options.tokenizer, **options.preprocessing)
+    captured = capture_source(source, options)
     for note in captured.notes:
         on_stage("note", note)
     # Onnxruntime-training binds its outputs itself: they cannot have places.
