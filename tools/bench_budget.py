@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Budgets from generous to absurd: planned, measured, chosen configuration, step time, overruns.
 
-    python tools/bench_budget.py --cases vit_small_patch16_224:600,200,60
+    python -m tools.bench_budget --cases vit_small_patch16_224:600,200,60
 
 A case is ``TIMM_MODEL:BUDGET,BUDGET,...`` in MiB, the most generous first; without ``--cases`` all
 of ``CASES``. For each model the search of ``pack --auto`` is calibrated once, with random weights
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,15 +30,14 @@ from PIL import Image
 from s2a_edge.pack.build import pack_captured
 from s2a_edge.pack.capture import open_source
 from s2a_edge.pack.options import PackOptions
-from s2a_edge.pack.rehearse import subprocess_environment
 from s2a_edge.pack.search.candidates import Candidate
 from s2a_edge.pack.search.options import SearchOptions
 from s2a_edge.pack.search.search import Search
-from s2a_edge.run.process_memory import read_sizes
 from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import Manifest
 from s2a_edge.spec.requirement import requirement
 from s2a_edge.spec.units import MIB
+from tools.watched_process import watch
 
 CASES = (
     "vit_small_patch16_224:600,200,60",
@@ -50,7 +48,6 @@ CASES = (
 )
 LABELS = ("a", "b")
 _UPDATES = 2
-_POLL_S = 0.02
 _REFUSED = 3
 _PIXELS = 256
 
@@ -70,7 +67,7 @@ def main() -> int:
             sizes = [int(b) * MIB for b in budgets.split(",")]
             rows += _case(options, name, sizes, place, data)
             print(_table(rows), file=sys.stderr, flush=True)
-    report = {"command": " ".join(["python", "tools/bench_budget.py", *sys.argv[1:]]),
+    report = {"command": " ".join(["python", "-m", "tools.bench_budget", *sys.argv[1:]]),
               "machine": machine(), "batch": options.batch, "rows": rows}
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -140,18 +137,11 @@ def _trained(bundle: Path, data: Path, budget_bytes: int, out: Path) -> dict[str
     command = [sys.executable, "-m", "s2a_edge", "train", str(bundle), "--data", str(data),
                "--val", str(data), "--epochs", "1", "--lr", "1e-3", "--budget", str(budget_bytes),
                "--no-step-down", "--out", str(out), "--quiet"]
-    done = subprocess.Popen(command, env=subprocess_environment(), stderr=subprocess.PIPE,
-                            text=True)
-    peak = {"rss_bytes": 0, "pss_bytes": 0}
-    while done.poll() is None:
-        sizes = read_sizes(Path(f"/proc/{done.pid}/smaps_rollup"))
-        peak = {key: max(value, sizes.get(key[:3].capitalize(), 0)) for key, value in peak.items()}
-        time.sleep(_POLL_S)
-    assert done.stderr is not None
-    said = done.stderr.read().strip()
-    if done.returncode not in (0, _REFUSED):
-        sys.exit(f"error: {' '.join(command)} ended with {done.returncode}: {said}")
-    return {"exit": done.returncode, "said": said, **peak}
+    done = watch(command)
+    if done.exit_code not in (0, _REFUSED):
+        sys.exit(f"error: {' '.join(command)} ended with {done.exit_code}: {done.said}")
+    return {"exit": done.exit_code, "said": done.said, "rss_bytes": done.rss_bytes,
+            "pss_bytes": done.pss_bytes}
 
 
 def _row(name: str, budget_bytes: int, manifest: Manifest, run: dict[str, Any], *, fits: bool,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Frozen weights at 32, 16, 8 and 4 bits: memory of a real training, and the time of a step.
 
-    python tools/bench_frozen.py --data photos --model vit_base_patch16_224 --cases fp32:1 int4:1
+    python -m tools.bench_frozen --data photos --model vit_base_patch16_224 --cases fp32:1 int4:1
 
 A case is ``STORAGE:MICRO_BATCH``, with ``:products`` behind it for ``--recompute products``. Each
 is packed, with random weights (memory and time do not depend on their values), and trained for one
@@ -17,25 +17,22 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from s2a_edge.pack.recompute import Recompute
-from s2a_edge.pack.rehearse import run_graph, subprocess_environment
-from s2a_edge.run.process_memory import read_sizes
+from s2a_edge.pack.rehearse import run_graph
 from s2a_edge.spec.frozen_weights import FrozenStorage
 from s2a_edge.spec.machine import machine
 from s2a_edge.spec.manifest import Manifest, NativeGraph
 from s2a_edge.spec.requirement import LineKind, Setting, requirement
 from s2a_edge.spec.units import MIB
+from tools.watched_process import watch
 
-_POLL_S = 0.02
 _COLUMNS = (("process peak, RSS", "rss_bytes"), ("PSS", "pss_bytes"), ("planned", "planned_bytes"),
             ("weights", "weights_bytes"), ("arena", "arena_bytes"), ("sessions", "sessions_bytes"))
 
@@ -53,7 +50,7 @@ def main() -> int:
             print(case, file=sys.stderr, flush=True)
             rows.append(_case(options, storage, int(micro), "products" if more else "cheap",
                               Path(folder) / case.replace(":", "-")))
-    report = {"command": " ".join(["python", "tools/bench_frozen.py", *sys.argv[1:]]),
+    report = {"command": " ".join(["python", "-m", "tools.bench_frozen", *sys.argv[1:]]),
               "machine": machine(), "model": options.model, "rows": rows}
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -106,15 +103,10 @@ def _watched(options: argparse.Namespace, bundle: Path) -> dict[str, int]:
     out = bundle.with_name(f"{bundle.name}-run")
     command = [options.python, "-m", "s2a_edge", "train", str(bundle), "--data", str(options.data),
                "--epochs", "1", "--lr", "1e-3", "--out", str(out), "--quiet"]
-    done = subprocess.Popen(command, env=subprocess_environment())
-    peak = {"rss_bytes": 0, "pss_bytes": 0}
-    while done.poll() is None:
-        sizes = read_sizes(Path(f"/proc/{done.pid}/smaps_rollup"))
-        peak = {key: max(value, sizes.get(key[:3].capitalize(), 0)) for key, value in peak.items()}
-        time.sleep(_POLL_S)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(command)} ended with {done.returncode}")
-    return peak
+    done = watch(command)
+    if done.exit_code:
+        sys.exit(f"error: {' '.join(command)} ended with {done.exit_code}: {done.said}")
+    return {"rss_bytes": done.rss_bytes, "pss_bytes": done.pss_bytes}
 
 
 def _timed(options: argparse.Namespace, bundle: Path, manifest: Manifest, form: Any,
@@ -136,8 +128,8 @@ def _timed(options: argparse.Namespace, bundle: Path, manifest: Manifest, form: 
     inputs = bundle.with_name("inputs.npz")
     np.savez(inputs, **feeds)  # type: ignore[arg-type]  # names are data
     run = run_graph(bundle / form.file, inputs=inputs, arena_bytes=form.plan.arena_bytes,
-                    threads=len(os.sched_getaffinity(0)), repeat=1 + options.repeat,
-                    kernels=kernels)
+                    pool_bytes=form.plan.pool_bytes, threads=len(os.sched_getaffinity(0)),
+                    repeat=1 + options.repeat, kernels=kernels)
     return {"ms": statistics.median(run.step_ms[1:]), "cpu_ms": statistics.median(run.cpu_ms[1:])}
 
 
