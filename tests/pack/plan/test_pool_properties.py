@@ -41,9 +41,14 @@ def small_values_have_places() -> object:
         yield
 
 
-def pooled(seed: int, operations: int = 25) -> ir.Model:
+def plain(seed: int, operations: int = 25) -> ir.Model:
     model = random_graph(seed, operations)
     RemoveUnusedNodesPass()(model)
+    return model
+
+
+def pooled(seed: int, operations: int = 25) -> ir.Model:
+    model = plain(seed, operations)
     use_pool(model, RUNTIME)
     return model
 
@@ -109,9 +114,9 @@ def test_host_board_and_runtime_agree_on_planned_places(
     model = pooled(seed)
     assert not host_refuses(model)
     assert not board_refuses(model, tmp_path_factory.mktemp("graph"))
-    plain, placed = computed(random_graph(seed, 25)), computed(model)
-    assert plain.keys() == placed.keys()
-    for name, array in plain.items():
+    expected, placed = computed(plain(seed)), computed(model)
+    assert expected.keys() == placed.keys()
+    for name, array in expected.items():
         np.testing.assert_array_equal(array, placed[name], err_msg=name)
 
 
