@@ -88,6 +88,7 @@ class Graph:
     Raises:
         BundleError: a port has a dynamic shape or a type this runtime does not feed, or a place
             that is not planned.
+        InternalError: a place is beyond the pool that other graphs run in already.
     """
 
     def __init__(
@@ -105,8 +106,7 @@ class Graph:
         self.outputs = {port.name: port for port in outputs if pool_offset(port.name) is None}
         """Outputs to be bound by the caller; those in the pool are not among them."""
         self._placed = [port for port in outputs if port.name not in self.outputs]
-        self._pool = pool
-        self._pool_memory: object = None
+        self._pool = pool  # its memory stays where it is, and as long as anyone holds the pool
         for port in self._placed:
             pool.reserve(name, pool_offset(port.name) or 0, port.size_bytes)
         self._session = session
@@ -164,7 +164,6 @@ class Graph:
             self._binding.bind_output(port.name, provider, 0, port.dtype, port.shape,
                                       address + (pool_offset(port.name) or 0))
         self._placed = []
-        self._pool_memory = self._pool.keep()
 
     def end_profile(self) -> Path:
         """Ends the profile of an engine that was asked for one; the file with it."""

@@ -80,10 +80,6 @@ class Pool:
         on_host = isinstance(self._memory, np.ndarray)
         return int(self._memory.ctypes.data if on_host else self._memory.data_ptr())
 
-    def keep(self) -> object:
-        """The memory itself, for whoever holds its address."""
-        return self._memory
-
     def _on_device(self) -> Any:
         """An OrtValue; its contents are nobody's."""
         try:
