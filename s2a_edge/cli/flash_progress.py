@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from s2a_edge.cli.bar_view import BarView
 from s2a_edge.spec.units import format_bytes
 
 _LINE_EVERY_S = 5.0
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn
 
     from s2a_edge.cli.output import Output
     from s2a_edge.link.flash import Flashing
 
 
-class FlashView:
+class FlashView(BarView):
     """Shows :class:`s2a_edge.link.flash.Flashing` values; a context manager.
 
     Args:
@@ -28,26 +27,10 @@ class FlashView:
     """
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
-        self._output = output
-        self._bar = _make_bar(output)
-        self._task: TaskID | None = None
+        super().__init__(output, _columns)
         self._shown: str | None = None
         self._clock = clock
         self._tenth, self._begun_s, self._said_s = 0, 0.0, 0.0
-
-    def __enter__(self) -> FlashView:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def update(self, now: Flashing) -> None:
         """Show where it stands."""
@@ -86,10 +69,7 @@ class FlashView:
             self._output.note(estimate(now))
         elif self._bar is None:
             self._output.note(f"board: {now.phase}")
-        if self._bar is not None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(now.phase, total=now.total_bytes or None)
+        self._begin_bar(now.phase, now.total_bytes or None)
 
 
 def estimate(now: Flashing) -> str:
@@ -109,24 +89,19 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
 
 
-def _make_bar(output: Output) -> Bar | None:
-    console = output.live()
-    if console is None:
-        return None
+def _columns() -> tuple[ProgressColumn, ...]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    return Progress(
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=console,
     )

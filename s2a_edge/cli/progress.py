@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from s2a_edge.cli.bar_view import BarView
 from s2a_edge.cli.metrics import metric_label, metric_text
 from s2a_edge.spec.units import format_bytes
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn
 
     from s2a_edge.cli.output import Output
     from s2a_edge.run.report import Progress
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 _PHASES = {"rehearse": "rehearsing", "train": "training", "validate": "validating"}
 
 
-class ProgressView:
+class ProgressView(BarView):
     """Shows :class:`s2a_edge.run.report.Progress` values; a context manager.
 
     Args:
@@ -26,24 +25,8 @@ class ProgressView:
     """
 
     def __init__(self, output: Output) -> None:
-        self._output = output
-        self._bar = _make_bar(output)
-        self._task: TaskID | None = None
+        super().__init__(output, _columns)
         self._shown: tuple[str, int] | None = None
-
-    def __enter__(self) -> ProgressView:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def update(self, now: Progress) -> None:
         """Show where the run stands."""
@@ -51,10 +34,8 @@ class ProgressView:
             self._log(now)
             return
         if self._shown != (now.phase, now.epoch):
-            if self._task is not None:
-                self._bar.remove_task(self._task)
             self._shown = (now.phase, now.epoch)
-            self._task = self._bar.add_task("", total=now.steps or None, figures="")
+            self._begin_bar("", now.steps or None, figures="")
         assert self._task is not None
         self._bar.update(
             self._task, description=title(now), completed=now.step, figures=figures(now)
@@ -106,23 +87,18 @@ def _score(now: Progress) -> str:
     return f"{metric_label(name)} {metric_text(name, now.val_score)}"
 
 
-def _make_bar(output: Output) -> Bar | None:
-    console = output.live()
-    if console is None:
-        return None
+def _columns() -> tuple[ProgressColumn, ...]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
     )
 
-    return Progress(
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}", markup=False),
-        console=console,
     )
