@@ -21,6 +21,7 @@ from s2a_edge.pack.compile import compile_backbone, native_step
 from s2a_edge.pack.differentiate import StepGraph
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
+from s2a_edge.pack.training_steps import press
 
 MODELS = ("vit_small_patch16_224", "vit_base_patch16_224", "swin_tiny_patch4_window7_224",
           "resnet50", "efficientnet_lite0")
@@ -83,6 +84,7 @@ def measure(model: str, captured: Captured, batches: tuple[int, ...], threads: i
         made = compile_backbone(captured, options, lambda stage, detail: None)
         steps = {(batch, "portable"): made.steps[batch] for batch in batches}
         for batch in batches:
+            press(made.steps[batch].model, options)
             native = native_step(made, batch, options)
             if native is not None:
                 steps[batch, "native"] = native

@@ -40,6 +40,7 @@ from s2a_edge.pack.training_steps import (
     fixed_policy,
     give_pool,
     native_form,
+    press,
     put_in_order,
     training_steps,
     usable_threads,
@@ -230,8 +231,11 @@ def native_step(compiled: Compiled, batch: int, options: PackOptions) -> StepGra
         return None
     chosen = compiled.allocated
     policy = fixed_policy(options) if chosen is None else chosen.allocation
-    return native_form(compiled.by_batch[batch], compiled.steps[batch], policy, compiled.coder,
+    step = native_form(compiled.by_batch[batch], compiled.steps[batch], policy, compiled.coder,
                        options)
+    if step is not None:
+        press(step.model, options)
+    return step
 
 
 def _reference_batch(captured: Captured, options: PackOptions) -> int:

@@ -44,7 +44,8 @@ _POOLED_SHARE = 1 / 100
 
 
 def search_order(model: ir.Model, runtime: Runtime, *, effort: int = _EFFORT_NODES,
-                 worth_bytes: int = _WORTH_BYTES) -> None:
+                 worth_bytes: int = _WORTH_BYTES, most_orders: int = _MOST_ORDERS,
+                 good_ratio: float = GOOD_RATIO) -> None:
     """Reorders ``model`` in place if the arena that it needs is found to shrink by that.
 
     Neither the arena nor the most bytes alive at once grow. The result is the same in every run.
@@ -54,6 +55,8 @@ def search_order(model: ir.Model, runtime: Runtime, *, effort: int = _EFFORT_NOD
         runtime: that will run it.
         effort: orders that are tried, times nodes.
         worth_bytes: nothing is tried where less could be won.
+        most_orders: that are tried.
+        good_ratio: arena over live bytes at which the search ends.
 
     Raises:
         InternalError: if a shape or dtype is unknown.
@@ -64,7 +67,7 @@ def search_order(model: ir.Model, runtime: Runtime, *, effort: int = _EFFORT_NOD
     search = _Search(nodes, model.graph.outputs, runtime)
     if (search.region_bytes > _ONE_REGION_BYTES // 2
             or search.region_bytes - search.peak_bytes < worth_bytes
-            or not search.run(min(effort // len(nodes), _MOST_ORDERS))):
+            or not search.run(min(effort // len(nodes), most_orders), good_ratio)):
         return
     before = _arena_bytes(model, search.first.peak_bytes, runtime)
     _rearrange(model, [nodes[n] for n in search.order()])
@@ -131,11 +134,11 @@ class _Search:
         """The nodes' numbers in the best order."""
         return [node for unit in self._best for node in self._units[unit]]
 
-    def run(self, tries: int) -> bool:
+    def run(self, tries: int, good_ratio: float) -> bool:
         """Whether one of so many orders was better than the first."""
         found = False
         for _ in range(tries):
-            if self.region_bytes <= GOOD_RATIO * self.peak_bytes:
+            if self.region_bytes <= good_ratio * self.peak_bytes:
                 break
             order = self._shuffled()
             requests = self._requests(order)

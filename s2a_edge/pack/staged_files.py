@@ -24,7 +24,7 @@ from s2a_edge.pack.interface import task
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.plan import plan_memory
 from s2a_edge.pack.rehearse import gradient_error, output_error, rehearse, run_graph
-from s2a_edge.pack.training_steps import usable_threads
+from s2a_edge.pack.training_steps import press, usable_threads
 from s2a_edge.pack.versions import versions
 from s2a_edge.spec.errors import InternalError
 from s2a_edge.spec.manifest import (
@@ -94,6 +94,7 @@ class StagedFiles:
         step = self.compiled.steps[batch]
         name = f"train_b{batch}.onnx"
         timeline = f"train_b{batch}{TIMELINE_SUFFIX}"
+        press(step.model, self.options)
         plan, evidence = self._planned(step.model, name, self._compared(batch), timeline=timeline)
         return BatchGraph(name, batch, plan, evidence, self._native(batch), timeline)
 

@@ -22,9 +22,19 @@ from s2a_edge.pack.native_views import merge_native_views
 from s2a_edge.pack.options import PackOptions
 from s2a_edge.pack.order_search import search_order, search_pool_order
 from s2a_edge.pack.plan import PLANNED_VERSION, Runtime
+from s2a_edge.pack.plan.orders import Orders
 from s2a_edge.pack.plan.pool import pays, pooled_values, use_pool
 from s2a_edge.pack.precision import Policy, Precision
+from s2a_edge.pack.row_bands import split_into_bands
 from s2a_edge.pack.schedule import live_peak_bytes, schedule
+
+# Columns of a convolution beside a pool, of the live bytes: temporaries stay in the arena, whose
+# largest one is all but empty for the rest of the step.
+_MOST_COLUMNS = 1 / 13
+# Orders, and nodes in them, that are tried where the arena stays far above what is alive.
+_PRESSED_ORDERS = 6000
+_PRESSED_NODES = 20_000_000
+_PRESSED_RATIO = 1.09
 
 
 def training_steps(by_batch: Mapping[int, Adapted], policy: Policy, coder: FrozenCoder,
@@ -91,6 +101,15 @@ def put_in_order(model: ir.Model, options: PackOptions) -> None:
         check_emitted(model)
 
 
+def press(model: ir.Model, options: PackOptions) -> None:
+    """Searches longer where ``model``, in its final form, has no pool and a wide arena."""
+    if options.order == "searched" and not pooled_values(model):
+        search_order(model, Runtime(usable_threads(options), PLANNED_VERSION),
+                     effort=_PRESSED_NODES, most_orders=_PRESSED_ORDERS,
+                     good_ratio=_PRESSED_RATIO)
+        check_emitted(model)
+
+
 def wants_pool(model: ir.Model, options: PackOptions) -> bool:
     """Whether the graphs of a bundle with this largest training step get a pool, all or none.
 
@@ -106,6 +125,9 @@ def wants_pool(model: ir.Model, options: PackOptions) -> bool:
 def give_pool(model: ir.Model, options: PackOptions) -> None:
     """Gives the larger values of ``model``, in its final form, places in a pool."""
     runtime = Runtime(usable_threads(options), PLANNED_VERSION)
+    nodes = list(model.graph)
+    live = Orders(nodes, model.graph.outputs, runtime).requests(range(len(nodes))).peak_bytes
+    split_into_bands(model, int(_MOST_COLUMNS * live), runtime)
     search_pool_order(model, runtime)
     use_pool(model, runtime)
     check_emitted(model)
@@ -126,5 +148,5 @@ def usable_threads(options: PackOptions) -> int:
     return options.threads or len(os.sched_getaffinity(0))
 
 
-__all__ = ["fixed_policy", "give_pool", "native_form", "put_in_order", "training_steps",
-           "unordered_step", "usable_threads", "wants_pool"]
+__all__ = ["fixed_policy", "give_pool", "native_form", "press", "put_in_order",
+           "training_steps", "unordered_step", "usable_threads", "wants_pool"]
