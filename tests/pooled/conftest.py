@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ SOURCE = "tests.pack.models:tiny_resnet"
 OPTIONS = PackOptions(labels=("a", "b", "c"), micro_batches=(4, 1), effective_batch=4)
 
 
-@pytest.fixture(scope="session")
+@contextmanager
 def small_pools() -> Iterator[None]:
     """Models as small as the tests' get a pool too: it saves nothing, and that is all."""
     with pytest.MonkeyPatch.context() as patch:
@@ -28,9 +29,10 @@ def small_pools() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def pooled(small_pools: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder whose training steps have pools. Not to be changed."""
-    return pack(SOURCE, tmp_path_factory.mktemp("pooled") / "bundle", OPTIONS).path
+    with small_pools():
+        return pack(SOURCE, tmp_path_factory.mktemp("pooled") / "bundle", OPTIONS).path
 
 
 @pytest.fixture(scope="session")
